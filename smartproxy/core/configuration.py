@@ -1,0 +1,272 @@
+"""What the core runs on: routes, targets, limits and timeouts, compiled from what users write.
+
+Everything here is plain data with decided defaults: no file names, no references
+still to be resolved, no unit still to be converted. `smartproxy.config` makes it.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from smartproxy.core.certificates import CertificateIndex
+    from smartproxy.core.http.field_rules import FieldRules
+    from smartproxy.core.routing.conditions import FieldCondition
+    from smartproxy.core.routing.table import RouteTable
+    from smartproxy.core.security.ip_rules import IpSet
+
+
+class Transport(Enum):
+    TCP = "tcp"
+    UDP = "udp"
+    ALL = "all"
+
+
+class MatchProtocol(Enum):
+    HTTP = "http"
+    TCP = "tcp"
+    UDP = "udp"
+    QUIC = "quic"
+    HTTP3 = "http3"
+
+
+class ProxyProtocolMode(Enum):
+    REJECT = "reject"
+    OPTIONAL = "optional"
+    REQUIRED = "required"
+
+
+class TlsMode(Enum):
+    PASSTHROUGH = "passthrough"
+    TERMINATE = "terminate"
+    TERMINATE_AND_REENCRYPT = "terminate-and-reencrypt"
+
+
+class BackendProtocol(Enum):
+    AUTO = "auto"
+    HTTP1 = "http1"
+    HTTP2 = "http2"
+    HTTP3 = "http3"
+
+
+class BalancingAlgorithm(Enum):
+    ROUND_ROBIN = "round-robin"
+    LEAST_CONNECTIONS = "least-connections"
+    IP_HASH = "ip-hash"
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyProtocolPolicy:
+    """Whether a listener's connections begin with a PROXY header, and from whom it is believed."""
+
+    mode: ProxyProtocolMode
+    trusted: IpSet
+
+
+@dataclass(frozen=True, slots=True)
+class RouteMatch:
+    """A route's conditions. None or empty means: no condition."""
+
+    ports: tuple[tuple[int, int], ...]
+    """Inclusive ranges."""
+    transport: Transport = Transport.TCP
+    domains: tuple[str, ...] = ()
+    """Lower case A-labels without a trailing dot; `*.x`, `x.*` and `*` as written."""
+    path: str | None = None
+    client_ip: IpSet | None = None
+    tls_versions: frozenset[str] = frozenset()
+    fields: tuple[FieldCondition, ...] = ()
+    methods: frozenset[bytes] = frozenset()
+    protocol: MatchProtocol | None = None
+    proxy_protocol: ProxyProtocolPolicy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetMatch:
+    """A target's own conditions within its route."""
+
+    ports: tuple[tuple[int, int], ...] = ()
+    path: str | None = None
+    fields: tuple[FieldCondition, ...] = ()
+    methods: frozenset[bytes] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class OriginTls:
+    """TLS towards a backend. `identity` tells apart pools that must not be shared."""
+
+    context: ssl.SSLContext
+    server_name: str | None
+    """Name sent as SNI and verified; None: the target's host."""
+    fingerprint_sha256: bytes | None
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """Active health checks of a target's hosts (SPEC: Load balancing)."""
+
+    path: str
+    interval_s: float = 10.0
+    timeout_s: float = 2.0
+    unhealthy_threshold: int = 3
+    healthy_threshold: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Balancing:
+    algorithm: BalancingAlgorithm = BalancingAlgorithm.ROUND_ROBIN
+    health_check: HealthCheck | None = None
+
+
+HostFunction = Callable[..., Any]
+"""`(RouteContext) -> str | list[str]`, sync or async."""
+PortFunction = Callable[..., Any]
+"""`(RouteContext) -> int`, sync or async."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """One sub-route of a forward action, with equivalent hosts to balance over."""
+
+    hosts: tuple[str, ...] = ()
+    weights: tuple[int, ...] = ()
+    """As long as `hosts`."""
+    host_function: HostFunction | None = None
+    port: int | Literal["preserve"] = "preserve"
+    port_function: PortFunction | None = None
+    unix_path: str | None = None
+    priority: int = 0
+    match: TargetMatch | None = None
+    tls: OriginTls | None = None
+    balancing: Balancing = field(default_factory=Balancing)
+    send_proxy_protocol: int = 0
+    """0: none; 1 or 2: that version of the PROXY header opens each backend connection."""
+    request_fields: FieldRules | None = None
+    response_fields: FieldRules | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTls:
+    """What a route does with TLS from clients."""
+
+    mode: TlsMode
+    min_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2
+
+
+@dataclass(frozen=True, slots=True)
+class WebSocketRules:
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ForwardAction:
+    targets: tuple[Target, ...]
+    """In the order they are tried: highest priority first, then as written."""
+    tls: RouteTls | None = None
+    backend_protocol: BackendProtocol = BackendProtocol.AUTO
+    preserve_host: bool = True
+    add_via: bool = False
+    websocket: WebSocketRules = field(default_factory=WebSocketRules)
+
+
+class HandlerKind(Enum):
+    HTTP_REDIRECT = "http_redirect"
+    HTTP_RESPONSE = "http_response"
+    HTTP_BLOCK = "http_block"
+    BLOCK = "block"
+    ECHO = "echo"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HandlerAction:
+    """A built-in answer. `text` is the redirect's URL template, the body or the message."""
+
+    kind: HandlerKind
+    status: int = 0
+    text: str = ""
+    content_type: str = "text/plain; charset=utf-8"
+    tls: RouteTls | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRules:
+    """Who may use a route. `blocked` wins over `allowed`; an empty rule set lets everyone in."""
+
+    allowed: IpSet | None = None
+    blocked: IpSet | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Route:
+    """One compiled route."""
+
+    position: int
+    """Its index in the order written."""
+    name: str
+    """The given name, else the id, else `route[<position>]`."""
+    id: str
+    priority: int
+    match: RouteMatch
+    action: ForwardAction | HandlerAction
+    access: AccessRules = field(default_factory=AccessRules)
+    request_fields: FieldRules | None = None
+    response_fields: FieldRules | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds; `inf` for never."""
+
+    connection_s: float = 60.0
+    """A backend connection, from the name look-up to the end of its handshakes."""
+    initial_data_s: float = 60.0
+    """All of a PROXY header and ClientHello and TLS handshake; all of an HTTP head, from its first byte."""
+    socket_s: float = 60.0
+    """The longest silence of the side whose turn it is while an exchange is under way."""
+    inactivity_s: float = 75.0
+    """An idle keep-alive client connection, or a tunnel that moves nothing."""
+    lifetime_s: float = 3600.0
+    """A raw connection is closed, an HTTP connection drained, at this age."""
+    graceful_shutdown_s: float = 30.0
+    server_first_s: float = 0.25
+    """How long a client may stay silent before a backend that may speak first is dialled."""
+    pool_idle_s: float = 60.0
+    address_race_s: float = 0.25
+    """Head start of one address over the next (RFC 8305 §5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what one peer may cost."""
+
+    header_bytes: int = 64 * 1024
+    header_count: int = 128
+    target_bytes: int = 16 * 1024
+    client_hello_bytes: int = 64 * 1024
+    body_bytes: int | None = None
+    body_rate_bytes_per_s: int = 100
+    """A request body arriving slower than this over a whole `socket_s` is refused with 408."""
+    pool_connections_per_host: int = 1024
+    pool_idle_per_host: int = 256
+    pending_per_host: int = 1024
+    """Exchanges that may wait for a connection to one host."""
+
+
+@dataclass(slots=True, eq=False)
+class Configuration:
+    """One generation of everything the engine obeys. Replaced whole, never changed in place."""
+
+    table: RouteTable
+    certificates: CertificateIndex
+    trusted_proxies: IpSet
+    """Whose X-Forwarded-* and Forwarded fields are kept."""
+    listen_hosts: Sequence[str] = ("0.0.0.0", "::")  # noqa: S104 - a proxy listens to everyone by default
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    limits: Limits = field(default_factory=Limits)
+    server_name: str = "smartproxy"
+    """The proxy's name in Proxy-Status and Via."""

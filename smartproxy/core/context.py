@@ -1,0 +1,67 @@
+"""What every session of one engine shares: the time of this input, and the outputs it adds to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from smartproxy.core.env import Env
+from smartproxy.core.ops import CancelOperation, Operation, Result
+from smartproxy.core.records import AccessRecord, Level, Record
+from smartproxy.core.timers import Timer, TimerHeap
+
+if TYPE_CHECKING:
+    from smartproxy.core.stream import Link
+
+
+class Context:
+    """The engine's shared state. `now` is the monotonic time of the input being handled, in seconds."""
+
+    __slots__ = (
+        "_next_operation_id",
+        "dirty_links",
+        "env",
+        "now",
+        "operations",
+        "pending_operations",
+        "record_level",
+        "records",
+        "timers",
+        "wants_access_records",
+    )
+
+    def __init__(self, env: Env) -> None:
+        self.env = env
+        self.now = 0.0
+        self.dirty_links: list[Link] = []
+        self.operations: list[Operation] = []
+        self.pending_operations: dict[int, Callable[[Result], None]] = {}
+        self.records: list[Record | AccessRecord] = []
+        self.record_level = Level.DEBUG
+        self.wants_access_records = True
+        self.timers = TimerHeap()
+        self._next_operation_id = 0
+
+    def next_operation_id(self) -> int:
+        self._next_operation_id += 1
+        return self._next_operation_id
+
+    def start(self, operation: Operation, on_result: Callable[[Result], None]) -> int:
+        """Ask the driver for `operation`; its answer goes to `on_result`."""
+        self.operations.append(operation)
+        self.pending_operations[operation.id] = on_result
+        return operation.id
+
+    def cancel(self, operation_id: int) -> None:
+        """Withdraw an operation; a late answer is dropped."""
+        if self.pending_operations.pop(operation_id, None) is not None:
+            self.operations.append(CancelOperation(operation_id))
+
+    def record(self, area: str, event: str, level: Level = Level.INFO, **fields: object) -> None:
+        """Append a record, unless nobody listens to its level."""
+        if level >= self.record_level:
+            self.records.append(Record(area, event, level, fields))
+
+    def set_timer(self, timer: Timer, delay_s: float) -> None:
+        """Make `timer` fire `delay_s` seconds from this input."""
+        self.timers.set(timer, self.now + delay_s)

@@ -1,0 +1,1 @@
+"""HTTP meaning, whatever the version on the wire: messages, exchanges, header rules, errors."""

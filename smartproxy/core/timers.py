@@ -1,0 +1,80 @@
+"""One lazy heap of deadlines."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from math import inf
+
+
+class Timer:
+    """A deadline that can be moved cheaply: moving it later touches only a float."""
+
+    __slots__ = ("_queued_at", "callback", "deadline")
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.callback = callback
+        self.deadline = inf
+        self._queued_at = inf
+
+
+class TimerHeap:
+    """Timers by deadline. An entry whose timer has moved is re-validated when it is popped.
+
+    A timer moved later keeps its one entry; moved earlier, it gets another, and
+    the stale one is dropped on pop. So the heap holds a small multiple of the
+    timers in use whatever a peer does.
+    """
+
+    __slots__ = ("_heap", "_sequence")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Timer]] = []
+        self._sequence = 0
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def set(self, timer: Timer, deadline: float) -> None:
+        """Make `timer` fire at `deadline` (monotonic seconds), whatever it was before."""
+        timer.deadline = deadline
+        if deadline < timer._queued_at:
+            timer._queued_at = deadline
+            self._sequence += 1
+            heapq.heappush(self._heap, (deadline, self._sequence, timer))
+
+    def cancel(self, timer: Timer) -> None:
+        """Make `timer` never fire."""
+        timer.deadline = inf
+
+    def next_deadline(self) -> float:
+        """The earliest time at which `fire` may have work; `inf` for never."""
+        heap = self._heap
+        while heap:
+            queued_at, _, timer = heap[0]
+            if queued_at != timer._queued_at:
+                heapq.heappop(heap)
+                continue
+            deadline = timer.deadline
+            if deadline <= queued_at:
+                return queued_at
+            heapq.heappop(heap)
+            timer._queued_at = inf
+            if deadline != inf:
+                self.set(timer, deadline)
+        return inf
+
+    def fire(self, now: float) -> None:
+        """Run the callback of every timer that is due at `now`, in order of deadline."""
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            queued_at, _, timer = heapq.heappop(heap)
+            if queued_at != timer._queued_at:
+                continue
+            timer._queued_at = inf
+            deadline = timer.deadline
+            if deadline <= now:
+                timer.deadline = inf
+                timer.callback()
+            elif deadline != inf:
+                self.set(timer, deadline)
