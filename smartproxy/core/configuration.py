@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from smartproxy.core.certificates import CertificateIndex
-    from smartproxy.core.http.field_rules import FieldRules
+    from smartproxy.core.http.field_rules import FieldRules, Template
     from smartproxy.core.routing.conditions import FieldCondition
     from smartproxy.core.routing.table import RouteTable
     from smartproxy.core.security.ip_rules import IpSet
@@ -184,11 +184,12 @@ class HandlerKind(Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HandlerAction:
-    """A built-in answer. `text` is the redirect's URL template, the body or the message."""
+    """A built-in answer. `text` is the body or the message; a redirect has its URL in `template`."""
 
     kind: HandlerKind
     status: int = 0
     text: str = ""
+    template: Template | None = None
     content_type: str = "text/plain; charset=utf-8"
     tls: RouteTls | None = None
 

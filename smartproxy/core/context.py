@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from smartproxy.core.env import Env
-from smartproxy.core.ops import CancelOperation, Operation, Result
+from smartproxy.core.ops import CancelOperation, Operation, RelayOutcome, Result, StartRelay
 from smartproxy.core.records import AccessRecord, Level, Record
 from smartproxy.core.timers import Timer, TimerHeap
 
@@ -24,6 +24,7 @@ class Context:
         "now",
         "operations",
         "pending_operations",
+        "pending_relays",
         "record_level",
         "records",
         "timers",
@@ -36,6 +37,7 @@ class Context:
         self.dirty_links: list[Link] = []
         self.operations: list[Operation] = []
         self.pending_operations: dict[int, Callable[[Result], None]] = {}
+        self.pending_relays: dict[int, Callable[[RelayOutcome], None]] = {}
         self.records: list[Record | AccessRecord] = []
         self.record_level = Level.DEBUG
         self.wants_access_records = True
@@ -56,6 +58,16 @@ class Context:
         """Withdraw an operation; a late answer is dropped."""
         if self.pending_operations.pop(operation_id, None) is not None:
             self.operations.append(CancelOperation(operation_id))
+
+    def start_relay(self, relay: StartRelay, on_end: Callable[[RelayOutcome], None]) -> None:
+        """Hand a direction's bytes to the driver; `on_end` hears how it ended, unless it is cancelled."""
+        self.operations.append(relay)
+        self.pending_relays[relay.id] = on_end
+
+    def cancel_relay(self, relay: StartRelay) -> None:
+        """Take a direction back from the driver."""
+        if self.pending_relays.pop(relay.id, None) is not None:
+            self.operations.append(CancelOperation(relay.id))
 
     def record(self, area: str, event: str, level: Level = Level.INFO, **fields: object) -> None:
         """Append a record, unless nobody listens to its level."""

@@ -70,7 +70,8 @@ class StartRelay:
     The sink's pulled bytes go first. `length_bytes` is how many bytes to move, or
     -1 for all until end-of-file. The driver adds to `moved_bytes` as it goes and
     ends with one `Engine.handle_relay_ended(relay, outcome, now)`. Until then it
-    takes no other input from `source`.
+    takes no other input from `source`. An outcome of `SOURCE_LOST` or `SINK_LOST`
+    also stands for `handle_lost` on that link.
     """
 
     id: int

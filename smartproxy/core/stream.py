@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 HIGH_WATER_BYTES = 256 * 1024
 """A writer whose sink holds more than this stops reading its own source."""
 
-PULL_BYTES = 256 * 1024
+PULL_BYTES = 128 * 1024
 """The most that one pull hands to the driver."""
 
 

@@ -1,0 +1,87 @@
+"""The proxies that are measured: one module each, which writes a configuration and names a command."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+SERVER_NAME = "bench.example"
+IDLE_TIMEOUT_S = 300
+MAX_CONNECTIONS = 6000
+POOLED_CONNECTIONS = 128
+
+
+class Front(Enum):
+    """What the proxy listens for, and so which of its parts is measured."""
+
+    HTTP = "http"
+    """HTTP/1.1 to an HTTP/1.1 backend over kept-alive connections."""
+    HTTPS = "https"
+    """TLS 1.3 terminated, then as HTTP."""
+    TCP = "tcp"
+    """A connection handed on as it is."""
+    PASSTHROUGH = "passthrough"
+    """A TLS connection routed by its SNI and handed on as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What one proxy process is to do; it listens and connects on 127.0.0.1 only."""
+
+    front: Front
+    listen_port: int
+    backend_port: int
+    certificate: Path
+    """PEM, ECDSA P-256, for SERVER_NAME."""
+    key: Path
+    directory: Path
+    """The process's own, for its configuration and whatever it writes."""
+
+
+class PeerMissing(Exception):
+    """The proxy is not installed; says how to get it."""
+
+
+class Peer(Protocol):
+    """A proxy that can be measured, with one worker, no access log and pooled backend connections."""
+
+    name: str
+    fronts: frozenset[Front]
+
+    def version(self) -> str:
+        """Its version; PeerMissing when it is not installed."""
+
+    def command(self, assignment: Assignment) -> list[str]:
+        """Write the configuration into the assignment's directory; return the command that serves it
+        in the foreground."""
+
+    def environment(self, assignment: Assignment) -> dict[str, str]:
+        """What to add to the process's environment."""
+
+
+def find_program(name: str, how_to_get_it: str) -> str:
+    """A program beside this interpreter, on PATH or in a servers' directory; PeerMissing otherwise."""
+    path = os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]
+    )
+    found = shutil.which(name, path=path)
+    if found is None:
+        raise PeerMissing(f"{name} is not installed; to get it: {how_to_get_it}")
+    return found
+
+
+def version_in(command: list[str]) -> str:
+    """The first dotted number that a command prints."""
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    # The program's path may hold a version of something else.
+    found = re.search(r"\d+\.\d+(?:\.\d+)*", (result.stdout + result.stderr).replace(command[0], ""))
+    if found is None:
+        raise PeerMissing(f"{command[0]} printed no version")
+    return found.group()

@@ -1,0 +1,160 @@
+"""Tables of what was measured, for people (Markdown) and programs (JSON)."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.scenarios import SCENARIOS, Row, Scenario
+
+TITLES = {
+    "smartproxy": "smartproxy",
+    "nginx": "nginx",
+    "haproxy": "HAProxy",
+    "envoy": "Envoy",
+    "caddy": "Caddy",
+}
+OURS = "smartproxy"
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """How one of our numbers should stand to a peer's."""
+
+    scenario: str
+    number: str
+    peer: str
+    at_most: float
+    title: str
+
+
+AIMS = (
+    Aim("keep-alive", "cpu_us", "envoy", 1.0, "HTTP/1.1 keep-alive: ahead of Envoy"),
+    Aim("keep-alive", "cpu_us", "caddy", 1.0, "HTTP/1.1 keep-alive: ahead of Caddy"),
+    Aim("keep-alive", "cpu_us", "nginx", 2.0, "HTTP/1.1 keep-alive: within 2× of nginx"),
+    Aim("new-connections", "cpu_us", "envoy", 1.0, "HTTP/1.1 new connections: ahead of Envoy"),
+    Aim("new-connections", "cpu_us", "caddy", 1.0, "HTTP/1.1 new connections: ahead of Caddy"),
+    Aim("new-connections", "cpu_us", "nginx", 2.0, "HTTP/1.1 new connections: within 2× of nginx"),
+    Aim("large-bodies", "cpu_us", "envoy", 1.0, "HTTP/1.1, 1 MiB bodies: ahead of Envoy"),
+    Aim("large-bodies", "cpu_us", "caddy", 1.0, "HTTP/1.1, 1 MiB bodies: ahead of Caddy"),
+    Aim("large-bodies", "cpu_us", "nginx", 2.0, "HTTP/1.1, 1 MiB bodies: within 2× of nginx"),
+    Aim(
+        "tcp-download", "cpu_s_per_gib", "haproxy", 1.2, "Plain TCP down: within 1.2× of HAProxy with splice"
+    ),
+    Aim("tcp-upload", "cpu_s_per_gib", "haproxy", 1.2, "Plain TCP up: within 1.2× of HAProxy with splice"),
+    Aim("passthrough-download", "cpu_s_per_gib", "haproxy", 1.2, "Passthrough down: within 1.2× of HAProxy"),
+    Aim("passthrough-upload", "cpu_s_per_gib", "haproxy", 1.2, "Passthrough up: within 1.2× of HAProxy"),
+    Aim("idle", "kib_per_connection", "caddy", 1.0, "Memory per idle connection: under Caddy's"),
+)
+
+
+@dataclass(slots=True)
+class Report:
+    """All numbers of one run."""
+
+    runs: int
+    seconds: float
+    bulk_gib: float
+    versions: dict[str, str] = field(default_factory=dict)
+    lookups: str = ""
+    """What the look-up benchmark printed."""
+    numbers: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
+    """scenario → peer → number → one value a run."""
+
+    def add(self, scenario: str, peer: str, number: str, values: list[float]) -> None:
+        self.numbers.setdefault(scenario, {}).setdefault(peer, {})[number] = values
+
+    def median(self, scenario: str, peer: str, number: str) -> float | None:
+        values = self.numbers.get(scenario, {}).get(peer, {}).get(number)
+        return statistics.median(values) if values else None
+
+
+def machine() -> str:
+    """The facts of this machine that bear on the numbers."""
+    model = ""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = " ".join(line.partition(":")[2].split())
+            break
+    kernel = ".".join(platform.release().split(".")[:2])
+    return (
+        f"{os.cpu_count()} cores ({model or platform.machine()}), Linux {kernel}, "
+        f"{platform.python_implementation()} {platform.python_version()}"
+    )
+
+
+def _cell(report: Report, scenario: Scenario, row: Row, peer: str) -> str:
+    value = report.median(scenario.name, peer, row.number)
+    return "n/a" if value is None else f"{value:,.{row.decimals}f}"
+
+
+def _table(report: Report) -> list[str]:
+    peers = [name for name in TITLES if name in report.versions]
+    lines = [
+        "| | " + " | ".join(f"{TITLES[name]} {report.versions[name]}" for name in peers) + " |",
+        "|---|" + "---:|" * len(peers),
+    ]
+    for scenario in SCENARIOS:
+        if scenario.name not in report.numbers:
+            continue
+        for row in scenario.rows:
+            cells = " | ".join(_cell(report, scenario, row, peer) for peer in peers)
+            lines.append(f"| {row.title} | {cells} |")
+    return lines
+
+
+def _aims(report: Report) -> list[str]:
+    lines = []
+    for aim in AIMS:
+        ours = report.median(aim.scenario, OURS, aim.number)
+        theirs = report.median(aim.scenario, aim.peer, aim.number)
+        if ours is None or theirs is None:
+            continue
+        ratio = ours / theirs
+        lines.append(f"| {aim.title} | {ratio:.2f}× | {'met' if ratio <= aim.at_most else 'missed'} |")
+    return ["", "| Aim | measured | |", "|---|---:|---|", *lines] if lines else []
+
+
+def as_markdown(report: Report) -> str:
+    """The tables, with the machine and the settings they were measured on."""
+    lines = [
+        f"Machine: {machine()}. Median of {report.runs} runs; {report.seconds:g} s of load "
+        f"or {report.bulk_gib:g} GiB in each.",
+        "",
+        *_table(report),
+        *_aims(report),
+    ]
+    if report.lookups:
+        lines += ["", "Route look-up (smartproxy only):", "", "```", report.lookups.strip(), "```"]
+    return "\n".join(lines)
+
+
+def as_json(report: Report) -> str:
+    """Every run's numbers."""
+    return json.dumps(
+        {
+            "machine": machine(),
+            "runs": report.runs,
+            "seconds": report.seconds,
+            "bulk_gib": report.bulk_gib,
+            "versions": report.versions,
+            "numbers": report.numbers,
+            "lookups": report.lookups,
+        },
+        indent=1,
+    )
+
+
+def update_results(path: Path, report: Report) -> None:
+    """Put the tables between the markers in `path`, in place of those that stand there."""
+    text = path.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{path} lacks the markers {BEGIN} and {END}")
+    path.write_text(f"{before}{BEGIN}\n{as_markdown(report)}\n{END}{after}")

@@ -1,0 +1,84 @@
+"""`smartproxy route`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from urllib.parse import urlsplit
+
+import click
+
+from smartproxy.cli.console import NO_ROUTE, exit_invalid, load_or_exit
+from smartproxy.config import ConfigError, compile_configuration
+from smartproxy.core.routing.explain import RouteQuery
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def _split_header(text: str) -> tuple[bytes, bytes]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise click.BadParameter(f"{text!r} is not of the form 'Name: value'", param_hint="-H")
+    return name.strip().lower().encode(), value.strip().encode()
+
+
+@click.command()
+@click.argument("config", type=click.Path(dir_okay=False))
+@click.argument("url")
+@click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A request header.")
+@click.option("-X", "--method", default="GET", show_default=True, help="The request's method.")
+@click.option("--client-ip", default="127.0.0.1", show_default=True, help="The client's address.")
+@click.option("--port", type=int, help="The port it connects to, if not the URL's.")
+@click.option("--tls-version", type=click.Choice(["TLSv1.2", "TLSv1.3"]), help="Default for https: TLSv1.3.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def route(
+    config: str,
+    url: str,
+    headers: tuple[str, ...],
+    method: str,
+    client_ip: str,
+    port: int | None,
+    tls_version: str | None,
+    as_json: bool,
+) -> None:
+    """Explain which route of CONFIG a request for URL gets, and why each other one does not.
+
+    URL is http://…, https://…, or tcp://HOST:PORT and tls://HOST:PORT for connections that are not HTTP.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https", "tcp", "tls"):
+        raise click.BadParameter("begin it with http://, https://, tcp:// or tls://", param_hint="URL")
+    try:
+        url_port = parts.port
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="URL") from None
+    listening_port = port or url_port or _DEFAULT_PORTS.get(parts.scheme)
+    if listening_port is None:
+        raise click.BadParameter("name the port", param_hint="URL")
+    loaded = load_or_exit(config)
+    try:
+        table = compile_configuration(loaded.config).configuration.table
+    except ConfigError as error:
+        exit_invalid(config, error)
+    secure = parts.scheme in ("https", "tls")
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    try:
+        query = RouteQuery.for_url(
+            scheme=parts.scheme,
+            port=listening_port,
+            host=parts.hostname,
+            target=target.encode(),
+            method=method.upper().encode(),
+            fields=[_split_header(header) for header in headers],
+            client_ip=client_ip,
+            tls_version=(tls_version or "TLSv1.3") if secure else None,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    explanation = table.explain(query)
+    if as_json:
+        click.echo(json.dumps(explanation.to_dict(), indent=2))
+    else:
+        click.echo(explanation.to_text())
+    if explanation.winner is None:
+        sys.exit(NO_ROUTE)

@@ -1,0 +1,74 @@
+"""The models of what users write, by subject."""
+
+from __future__ import annotations
+
+from smartproxy.config.models.action import (
+    Action,
+    BlockConfig,
+    ForwardActionConfig,
+    ForwardOptionsConfig,
+    HandlerActionConfig,
+    HandlerConfig,
+    HttpBlockConfig,
+    HttpRedirectConfig,
+    HttpResponseConfig,
+    WebSocketConfig,
+)
+from smartproxy.config.models.base import ConfigModel
+from smartproxy.config.models.match import (
+    InboundProxyProtocolConfig,
+    MatchConfig,
+    PortRangeConfig,
+    TargetMatchConfig,
+)
+from smartproxy.config.models.proxy import DefaultsConfig, LimitsConfig, LoggingConfig, ProxyConfig
+from smartproxy.config.models.route import RouteConfig
+from smartproxy.config.models.security import SecurityConfig
+from smartproxy.config.models.target import (
+    HeadersConfig,
+    HealthCheckConfig,
+    LoadBalancingConfig,
+    TargetConfig,
+    WeightedHostConfig,
+)
+from smartproxy.config.models.tls import (
+    CertificateConfig,
+    ClientAuthConfig,
+    OriginTlsConfig,
+    RouteTlsConfig,
+    TargetTlsConfig,
+)
+
+__all__ = [
+    "Action",
+    "BlockConfig",
+    "CertificateConfig",
+    "ClientAuthConfig",
+    "ConfigModel",
+    "DefaultsConfig",
+    "ForwardActionConfig",
+    "ForwardOptionsConfig",
+    "HandlerActionConfig",
+    "HandlerConfig",
+    "HeadersConfig",
+    "HealthCheckConfig",
+    "HttpBlockConfig",
+    "HttpRedirectConfig",
+    "HttpResponseConfig",
+    "InboundProxyProtocolConfig",
+    "LimitsConfig",
+    "LoadBalancingConfig",
+    "LoggingConfig",
+    "MatchConfig",
+    "OriginTlsConfig",
+    "PortRangeConfig",
+    "ProxyConfig",
+    "RouteConfig",
+    "RouteTlsConfig",
+    "SecurityConfig",
+    "TargetConfig",
+    "TargetMatchConfig",
+    "TargetTlsConfig",
+    "WebSocketConfig",
+    "WeightedHostConfig",
+]

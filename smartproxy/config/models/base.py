@@ -1,0 +1,97 @@
+"""What every configuration model shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+
+from smartproxy.config.explain import explain
+from smartproxy.config.problems import ConfigError, shown
+from smartproxy.config.referenced import as_written, holds_reference
+
+REVEAL = {"reveal": True}
+"""Serialisation context in which referenced values keep their text; for making models from models."""
+
+
+class ConfigModel(BaseModel):
+    """A frozen table of options that refuses unknown keys.
+
+    Values that came through an environment or file reference are shown as the
+    reference in `repr` and dumps, so a dump can be loaded again and gives nothing away.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+        use_attribute_docstrings=False,
+        arbitrary_types_allowed=True,
+    )
+
+    section: ClassVar[str] = ""
+    """The name under which `planned` knows this model's keys."""
+    tag: ClassVar[str] = ""
+    """The union tag that selects this model among others that may stand in its place."""
+
+    _referenced: dict[str, Any] = PrivateAttr(default_factory=dict)
+    """By field name: the raw value, where it holds references."""
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        """A model of a mapping. Raises ConfigError with every mistake in it."""
+        try:
+            return super().model_validate(obj, **options)
+        except ValidationError as error:
+            raise ConfigError(explain(error, cls, obj)) from None
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _remember_references(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        model = handler(data)
+        if isinstance(data, dict) and holds_reference(data):
+            for name, field in cls.model_fields.items():
+                alias = field.validation_alias
+                raw = data.get(alias) if isinstance(alias, str) and alias in data else data.get(name)
+                if holds_reference(raw):
+                    model._referenced[name] = raw
+        return model
+
+    @model_serializer(mode="wrap")
+    def _show_references(
+        self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        dumped: dict[str, Any] = handler(self)
+        revealing = bool(info.context and info.context.get("reveal"))
+        for name, raw in self._referenced.items():
+            alias = type(self).model_fields[name].serialization_alias
+            key = alias if info.by_alias and alias is not None else name
+            if key in dumped:
+                dumped[key] = raw if revealing else as_written(dumped[key], raw)
+        return dumped
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            raw = self._referenced.get(name) if name is not None else None
+            yield name, value if raw is None else as_written(value, raw)
+
+    def shown(self, field: str) -> str:
+        """The value of `field` for a message; empty when it came through a reference."""
+        return "" if field in self._referenced else shown(getattr(self, field))
+
+    def plain(self) -> dict[str, Any]:
+        """What was set, as a mapping that validates to an equal model: secrets and references intact."""
+        return self.model_dump(exclude_unset=True, by_alias=True, context=REVEAL)

@@ -1,0 +1,156 @@
+"""The whole configuration."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
+
+from smartproxy.config.explain import invalid
+from smartproxy.config.models.base import ConfigModel
+from smartproxy.config.models.route import RouteConfig
+from smartproxy.config.models.scalars import (
+    AnyDuration,
+    Count,
+    Duration,
+    Integer,
+    IpRule,
+    ListenAddress,
+    Size,
+)
+from smartproxy.config.models.security import SecurityConfig
+from smartproxy.config.models.target import SendProxyProtocol, TargetConfig
+from smartproxy.config.models.tls import CertificateConfig
+
+
+def _check_server_name(text: str) -> str:
+    # A token, as a pseudonym in Via (RFC 9110 §7.6.3) and an item in Proxy-Status (RFC 9209 §2).
+    if not text.isascii() or not text[:1].isalpha() or not text.replace("-", "").replace(".", "").isalnum():
+        raise invalid("must be a name", allowed="ASCII letters, digits, '-' and '.', a letter first")
+    return text
+
+
+class DefaultsConfig(ConfigModel):
+    """What routes have that say nothing else."""
+
+    section: ClassVar[str] = "defaults"
+
+    target: TargetConfig | None = Field(
+        default=None, description="The target of routes that forward and name none."
+    )
+    security: SecurityConfig = Field(
+        default=SecurityConfig(),
+        description="Access rules of every route: block lists add up, an allow list of the route's own wins.",
+    )
+
+
+class LimitsConfig(ConfigModel):
+    """Bounds on what one peer may cost."""
+
+    section: ClassVar[str] = "limits"
+
+    header_bytes: Size = Field(default=65536, description="A message's field lines, together.")
+    header_count: Count = Field(default=128, description="A message's field lines.")
+    target_bytes: Size = Field(default=16384, description="A request's URI.")
+    client_hello_bytes: Size = Field(default=65536, description="A TLS ClientHello.")
+    body_bytes: Size | None = Field(default=None, description="A request's content. Left out: no limit.")
+    body_rate_bytes_per_s: Annotated[Integer, Field(ge=0)] = Field(
+        default=100,
+        description="A request's content that arrives slower than this for all of `socket_timeout` is refused.",
+    )
+    pool_connections_per_host: Count = Field(default=1024, description="Connections to one host.")
+    pool_idle_per_host: Annotated[Integer, Field(ge=0)] = Field(
+        default=256, description="Idle connections kept to one host."
+    )
+    pending_per_host: Annotated[Integer, Field(ge=0)] = Field(
+        default=1024, description="Exchanges that may wait for a connection to one host."
+    )
+
+
+class LoggingConfig(ConfigModel):
+    """What is logged, and how."""
+
+    section: ClassVar[str] = "logging"
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least severity that is logged."
+    )
+    format: Literal["text", "json"] = Field(default="text", description="For people or for programs.")
+    access_log: bool = Field(default=True, description="Log every request and every raw connection.")
+
+
+class ProxyConfig(ConfigModel):
+    """The whole configuration of a proxy."""
+
+    section: ClassVar[str] = "proxy"
+
+    routes: list[RouteConfig] = Field(default=[], description="The routes.")
+    listen: Annotated[list[ListenAddress], Field(min_length=1)] = Field(
+        default=["0.0.0.0", "::"],  # noqa: S104 - a proxy listens to everyone by default
+        description="Addresses to listen on.",
+    )
+    trusted_proxy_ips: list[IpRule] = Field(
+        default=[],
+        description="Proxies in front of this one: their PROXY headers (where a route asks for them) and "
+        "forwarding fields are believed.",
+    )
+    send_proxy_protocol: SendProxyProtocol = Field(
+        default=0, description="Open each backend connection with a PROXY header of this version."
+    )
+    defaults: DefaultsConfig = Field(
+        default=DefaultsConfig(), description="What routes have that say nothing else."
+    )
+
+    connection_timeout: Duration = Field(
+        default=60.0, description="A backend connection, from the name look-up to the end of its handshakes."
+    )
+    initial_data_timeout: Duration = Field(
+        default=60.0,
+        description="All of a client's PROXY header, ClientHello and TLS handshake; all of an HTTP head, from "
+        "its first byte.",
+    )
+    socket_timeout: Duration = Field(
+        default=60.0, description="The longest silence of the side whose turn it is during an exchange."
+    )
+    inactivity_timeout: Duration = Field(
+        default=75.0,
+        description="An idle client connection between requests, or a tunnel that moves nothing.",
+    )
+    max_connection_lifetime: Duration = Field(
+        default=3600.0, description="At this age a raw connection is closed and an HTTP connection drained."
+    )
+    graceful_shutdown_timeout: AnyDuration = Field(
+        default=30.0, description="How long `stop` lets connections finish."
+    )
+    keep_alive_treatment: Literal["standard", "extended", "immortal"] = Field(
+        default="standard",
+        description='"extended": idle connections last `keep_alive_inactivity_multiplier` times as long, and '
+        '`extended_keep_alive_lifetime` is their lifetime. "immortal": neither has an end.',
+    )
+    keep_alive_inactivity_multiplier: Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False)] = Field(
+        default=4.0, description='Times `inactivity_timeout`, with "extended".'
+    )
+    extended_keep_alive_lifetime: Duration = Field(default=3600.0, description='Lifetime with "extended".')
+    server_first_delay: AnyDuration = Field(
+        default=0.25,
+        description="How long a client may stay silent before a backend that may speak first is connected.",
+    )
+    pool_idle_timeout: Duration = Field(
+        default=60.0, description="How long an idle backend connection is kept for the next request."
+    )
+
+    limits: LimitsConfig = Field(default=LimitsConfig(), description="Bounds on what one peer may cost.")
+    logging: LoggingConfig = Field(default=LoggingConfig(), description="What is logged, and how.")
+    server_name: Annotated[str, AfterValidator(_check_server_name)] = Field(
+        default="smartproxy",
+        min_length=1,
+        max_length=64,
+        description="The proxy's name in Proxy-Status and Via.",
+    )
+    default_certificate: CertificateConfig | None = Field(
+        default=None,
+        description="The certificate for names that no other is good for. Left out: a self-signed one.",
+    )
+    disable_default_cert: bool = Field(
+        default=False, description="Do without the self-signed certificate: every TLS route needs a real one."
+    )

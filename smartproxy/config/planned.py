@@ -1,0 +1,47 @@
+"""Options that later versions bring. Until then they are refused by name: an option that is
+silently without effect, a rate limit or a password above all, is worse than none.
+
+A feature that arrives deletes its lines here and adds its fields to the models.
+"""
+
+from __future__ import annotations
+
+KEYS: dict[str, frozenset[str]] = {
+    "proxy": frozenset(
+        {
+            "acme",
+            "cert_provision_concurrency",
+            "cert_provision_failure_cooldown",
+            "cert_provision_fallback_to_acme",
+            "cert_provision_function",
+            "cert_provision_timeout",
+            "cert_store",
+            "challenge",
+            "connection_rate_limit_per_minute",
+            "max_connections_per_ip",
+            "metrics",
+            "security_policy",
+        }
+    ),
+    "security": frozenset({"basic_auth", "challenge", "jwt_auth", "max_connections", "rate_limit"}),
+    "action": frozenset({"datagram_handler", "forwarding_engine", "nftables", "udp"}),
+    "handler": frozenset({"asgi", "http_server", "line_protocol", "proxy"}),
+    "target": frozenset({"websocket"}),
+    "tls": frozenset({"acme"}),
+    "websocket": frozenset(
+        {"allowed_origins", "max_payload_size", "ping_interval", "ping_timeout", "subprotocols"}
+    ),
+}
+"""Keys by the section of the model they will belong to."""
+
+VALUES: dict[tuple[str, str], frozenset[str]] = {
+    ("match", "transport"): frozenset({"all", "udp"}),
+    ("match", "protocol"): frozenset({"http3", "quic", "udp"}),
+    ("options", "backend_protocol"): frozenset({"http2", "http3"}),
+    ("target", "backend_transport"): frozenset({"udp"}),
+    ("tls", "certificate"): frozenset({"auto"}),
+}
+"""Values by section and key."""
+
+FUNCTIONS: frozenset[tuple[str, str]] = frozenset({("action", "handler")})
+"""Keys, by section, that will take a function."""

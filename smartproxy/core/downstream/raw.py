@@ -1,0 +1,274 @@
+"""A raw connection's way to its backend: choose, dial, then join the two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from smartproxy.core.configuration import ForwardAction, Route
+from smartproxy.core.failure import Failure, FailureCode, FailureSource
+from smartproxy.core.records import Level
+from smartproxy.core.relay.tunnel import Tunnel
+from smartproxy.core.stream import HIGH_WATER_BYTES, ByteStream, Link
+from smartproxy.core.upstream.dial import Dial
+from smartproxy.core.upstream.selection import Choice, RouteContext, Selection, find_target
+
+if TYPE_CHECKING:
+    from smartproxy.core.downstream.connection import ClientConnection
+
+
+class RawForward:
+    """Connects a client stream to one backend of a route, byte for byte.
+
+    It is the client stream's handler while the backend is being dialled, and holds
+    what arrives meanwhile, up to the high-water mark. With `on_backend_speaks` it is
+    begun early, before the client has spoken: it then only dials, and waits.
+    """
+
+    __slots__ = (
+        "_backend",
+        "_choice",
+        "_client_ended",
+        "_connection",
+        "_dial",
+        "_early_bytes",
+        "_has_client",
+        "_held",
+        "_held_bytes",
+        "_on_backend_speaks",
+        "_route",
+        "_selection",
+    )
+
+    def __init__(
+        self,
+        connection: ClientConnection,
+        route: Route,
+        *,
+        on_backend_speaks: Callable[[], None] | None = None,
+    ) -> None:
+        self._connection = connection
+        self._route = route
+        self._on_backend_speaks = on_backend_speaks
+        self._selection: Selection | None = None
+        self._choice: Choice | None = None
+        self._dial: Dial | None = None
+        self._backend: ByteStream | None = None
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._has_client = False
+        self._client_ended = False
+        self._early_bytes = b""
+
+    @staticmethod
+    def can_forward(route: Route) -> bool:
+        """Whether the route has a backend to dial at all."""
+        return isinstance(route.action, ForwardAction)
+
+    def take_client(self, received: bytes) -> None:
+        """The client's stream is ours now; `received` has been read from it already."""
+        connection = self._connection
+        self._has_client = True
+        connection.stream.handler = self
+        connection.context.timers.cancel(connection.timer)
+        connection.timer.callback = self._never
+        if received:
+            self._held.append(received)
+            self._held_bytes = len(received)
+        if self._backend is not None:
+            self._join()
+        elif self._selection is None:
+            self.begin()
+
+    def _never(self) -> None:
+        """The dial has its own deadline."""
+
+    def begin(self) -> None:
+        """Choose a backend and dial it."""
+        connection = self._connection
+        action = self._route.action
+        assert isinstance(action, ForwardAction)
+        generation = connection.generation
+        state = find_target(action, generation.targets, connection.local_port, None, b"", [])
+        if state is None:
+            self._failed(
+                Failure(FailureSource.PROXY, FailureCode.DESTINATION_NOT_FOUND, "no target matches")
+            )
+            return
+        self._selection = Selection(
+            connection.context,
+            generation.pools,
+            state,
+            client_key=connection.client_key,
+            local_port=connection.local_port,
+            route_context=self._route_context,
+            on_chosen=self._chosen,
+            on_failed=self._failed,
+        )
+        self._selection.choose()
+
+    def _route_context(self) -> RouteContext:
+        connection = self._connection
+        return RouteContext(
+            port=connection.local_port,
+            client_ip=connection.client_ip,
+            client_port=connection.client[1],
+            route_name=self._route.name,
+            domain=connection.server_name or "",
+            tls_version=connection.tls_version,
+        )
+
+    def _chosen(self, choice: Choice) -> None:
+        connection = self._connection
+        self._choice = choice
+        choice.host.in_flight += 1
+        version = choice.state.target.send_proxy_protocol
+        pools = connection.generation.pools
+        self._dial = Dial(
+            connection.context,
+            pools.resolver,
+            choice.pool.endpoint,
+            connection.timeouts,
+            new_link=pools.new_link,
+            preamble=connection.proxy_preamble(version) if version else b"",
+            on_connected=self._connected,
+            on_failed=self._dial_failed,
+        )
+        self._dial.start()
+
+    def _dial_failed(self, failure: Failure) -> None:
+        choice = self._choice
+        selection = self._selection
+        assert choice is not None
+        assert selection is not None
+        self._dial = None
+        self._release_host()
+        context = self._connection.context
+        change = choice.group.report_connect_failure(choice.host, context.now)
+        if change is not None:
+            context.record("upstream", change, Level.WARNING, host=choice.host.name)
+        if selection.exclude(choice.host):
+            selection.choose()
+            return
+        self._failed(failure)
+
+    def _connected(self, stream: ByteStream, link: Link) -> None:
+        self._dial = None
+        self._backend = stream
+        choice = self._choice
+        assert choice is not None
+        choice.group.report_success(choice.host, self._connection.context.now)
+        if self._has_client:
+            self._join()
+        else:
+            stream.handler = _EarlyBackend(self)
+
+    def _join(self) -> None:
+        connection = self._connection
+        backend = self._backend
+        assert backend is not None
+        held, self._held = self._held, []
+        tunnel = Tunnel(
+            connection.context,
+            connection.stream,
+            backend,
+            timer=connection.timer,
+            idle_s=connection.inactivity_s,
+            expires_at=connection.accepted_at + connection.timeouts.lifetime_s,
+            on_end=self._tunnel_ended,
+        )
+        connection.tunnel = tunnel
+        for data in held:
+            tunnel.from_client.receive_data(data)
+        if self._early_bytes:
+            tunnel.from_backend.receive_data(self._early_bytes)
+            self._early_bytes = b""
+        if self._client_ended:
+            tunnel.from_client.receive_eof()
+
+    # The backend, before the client has spoken.
+
+    def backend_spoke(self, data: bytes) -> None:
+        self._early_bytes = data
+        assert self._on_backend_speaks is not None
+        self._on_backend_speaks()
+
+    def backend_ended(self) -> None:
+        self._failed(Failure(FailureSource.BACKEND, FailureCode.CONNECTION_TERMINATED, "closed unasked"))
+
+    # The client, while the backend is being dialled.
+
+    def receive_data(self, data: bytes) -> None:
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes > HIGH_WATER_BYTES:
+            self._connection.stream.pause_reading()
+
+    def receive_eof(self) -> None:
+        self._client_ended = True
+
+    def stream_writable(self) -> None: ...
+
+    def stream_lost(self, failure: Failure) -> None:
+        self._end(failure)
+
+    # Ends.
+
+    def cancel(self) -> None:
+        """Give the backend up; the client is someone else's."""
+        if self._selection is not None:
+            self._selection.cancel()
+        if self._dial is not None:
+            self._dial.cancel()
+            self._dial = None
+        if self._backend is not None and self._connection.tunnel is None:
+            self._backend.abort()
+        self._backend = None
+        self._release_host()
+
+    def _release_host(self) -> None:
+        if self._choice is not None:
+            self._choice.host.in_flight -= 1
+            self._choice = None
+
+    def _tunnel_ended(self, failure: Failure | None) -> None:
+        self._end(failure)
+
+    def _failed(self, failure: Failure) -> None:
+        self._connection.stream.close()
+        self._end(failure)
+
+    def _end(self, failure: Failure | None) -> None:
+        connection = self._connection
+        tunnel = connection.tunnel
+        backend = str(self._choice.pool.endpoint) if self._choice is not None else ""
+        connection.log_raw(
+            "tls" if connection.tls_version or connection.server_name else "tcp",
+            tunnel.from_client.moved_bytes if tunnel is not None else self._held_bytes,
+            tunnel.from_backend.moved_bytes if tunnel is not None else 0,
+            failure,
+            backend,
+        )
+        self.cancel()
+        connection.stream.close()
+        connection.ended()
+
+
+class _EarlyBackend:
+    """Handles a backend dialled before the client has spoken."""
+
+    __slots__ = ("_forward",)
+
+    def __init__(self, forward: RawForward) -> None:
+        self._forward = forward
+
+    def receive_data(self, data: bytes) -> None:
+        self._forward.backend_spoke(data)
+
+    def receive_eof(self) -> None:
+        self._forward.backend_ended()
+
+    def stream_writable(self) -> None: ...
+
+    def stream_lost(self, failure: Failure) -> None:
+        self._forward.backend_ended()

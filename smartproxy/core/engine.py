@@ -1,0 +1,278 @@
+"""The façade: inputs in, outputs out, and the sessions between."""
+
+from __future__ import annotations
+
+import traceback
+
+from smartproxy.core.configuration import Configuration
+from smartproxy.core.context import Context
+from smartproxy.core.downstream.connection import ClientConnection
+from smartproxy.core.env import Env
+from smartproxy.core.failure import Failure, FailureCode, FailureSource, LostReason
+from smartproxy.core.generation import Generation
+from smartproxy.core.ops import Address, Operation, RelayOutcome, Result, StartRelay
+from smartproxy.core.records import AccessRecord, Level, Record
+from smartproxy.core.stream import Link
+from smartproxy.core.upstream.pool import Pools
+
+_LOST_CODES = {
+    LostReason.TIMED_OUT: FailureCode.CONNECTION_TIMEOUT,
+    LostReason.UNREACHABLE: FailureCode.DESTINATION_IP_UNROUTABLE,
+}
+
+
+class Engine:
+    """A whole proxy as a state machine.
+
+    Give it one input at a time, with the monotonic time `now` in seconds, and after
+    each take every output: `poll_dirty_links`, `poll_operations`, `poll_records`,
+    `poll_timeout`. Inputs must not be nested. Nothing that a peer sends makes an
+    input raise; an exception is a bug of ours, to be given to `handle_bug`.
+    """
+
+    __slots__ = (
+        "_connections",
+        "_generation",
+        "_in_input",
+        "_next_link_id",
+        "_pools",
+        "context",
+        "draining",
+    )
+
+    def __init__(self, configuration: Configuration, env: Env) -> None:
+        self.context = Context(env)
+        self._pools = Pools(
+            self.context, self._new_upstream_link, configuration.limits, configuration.timeouts
+        )
+        self._generation = Generation(configuration, self._pools, 1)
+        self._connections: dict[int, ClientConnection] = {}
+        self._next_link_id = 0
+        self._in_input = False
+        self.draining = False
+
+    # State.
+
+    @property
+    def configuration(self) -> Configuration:
+        """The configuration new connections get."""
+        return self._generation.configuration
+
+    @property
+    def generation(self) -> int:
+        """How many configurations there have been, the present one included."""
+        return self._generation.number
+
+    @property
+    def connection_count(self) -> int:
+        """Client connections alive."""
+        return len(self._connections)
+
+    @property
+    def backend_connection_count(self) -> int:
+        """Pooled backend connections open or being opened."""
+        return self._pools.open_connections()
+
+    # Inputs.
+
+    def _enter(self, now: float) -> None:
+        assert not self._in_input, "engine inputs must not be nested"
+        self._in_input = True
+        self.context.now = now
+
+    def _new_link(self, peer: Address, local: Address) -> Link:
+        self._next_link_id += 1
+        return Link(self.context, self._next_link_id, peer, local)
+
+    def _new_upstream_link(self, peer: Address) -> Link:
+        return self._new_link(peer, ("", 0))
+
+    def handle_accepted(self, listening_port: int, peer: Address, local: Address, now: float) -> Link:
+        """A client connected to the listener configured as `listening_port`; returns its link."""
+        self._enter(now)
+        try:
+            link = self._new_link(peer, local)
+            generation = self._generation
+            plan = generation.configuration.table.port(listening_port)
+            if plan is None or self.draining:
+                link.abort()
+                return link
+            connection = ClientConnection(self.context, generation, link, plan, self._connection_ended)
+            self._connections[link.id] = connection
+            connection.begin()
+            return link
+        finally:
+            self._in_input = False
+
+    def handle_data(self, link: Link, data: bytes, now: float) -> None:
+        """`data` (not empty) arrived on `link`."""
+        self._enter(now)
+        try:
+            link.bytes_received += len(data)
+            link.handler.receive_data(data)
+        finally:
+            self._in_input = False
+
+    def handle_eof(self, link: Link, now: float) -> None:
+        """The peer of `link` will send no more."""
+        self._enter(now)
+        try:
+            link.handler.receive_eof()
+        finally:
+            self._in_input = False
+
+    def handle_lost(self, link: Link, reason: LostReason, now: float) -> None:
+        """`link` is gone: reset, timed out by the kernel, or broken otherwise."""
+        self._enter(now)
+        try:
+            self._lose(link, reason)
+        finally:
+            self._in_input = False
+
+    def _lose(self, link: Link, reason: LostReason) -> None:
+        connection = self._connections.get(link.id)
+        source = FailureSource.CLIENT if connection is not None else FailureSource.BACKEND
+        handler = link.handler
+        link.abort()
+        code = _LOST_CODES.get(reason, FailureCode.CONNECTION_TERMINATED)
+        handler.stream_lost(Failure(source, code, reason.value))
+
+    def handle_writable(self, link: Link, now: float) -> None:
+        """All that was written to `link` is with the transport, and its session asked to hear so."""
+        self._enter(now)
+        try:
+            link.handler.stream_writable()
+        finally:
+            self._in_input = False
+
+    def handle_result(self, operation_id: int, result: Result, now: float) -> None:
+        """The answer to an operation; one to a cancelled operation is dropped."""
+        on_result = self.context.pending_operations.pop(operation_id, None)
+        if on_result is None:
+            return
+        self._enter(now)
+        try:
+            on_result(result)
+        finally:
+            self._in_input = False
+
+    def handle_relay_ended(self, relay: StartRelay, outcome: RelayOutcome, now: float) -> None:
+        """A relay is over; it has moved `relay.moved_bytes` in all."""
+        on_end = self.context.pending_relays.pop(relay.id, None)
+        if on_end is None:
+            return
+        self._enter(now)
+        try:
+            on_end(outcome)
+            if outcome is RelayOutcome.SOURCE_LOST:
+                self._lose(relay.source, LostReason.RESET)
+            elif outcome is RelayOutcome.SINK_LOST:
+                self._lose(relay.sink, LostReason.RESET)
+        finally:
+            self._in_input = False
+
+    def handle_timeout(self, now: float) -> None:
+        """Time has passed; run what is due. Early or needless calls do nothing."""
+        self._enter(now)
+        try:
+            self.context.timers.fire(now)
+        finally:
+            self._in_input = False
+
+    def handle_configuration(self, configuration: Configuration, now: float) -> None:
+        """Obey `configuration` from now on; connections keep the one they began with."""
+        self._enter(now)
+        try:
+            older = self._generation
+            generation = Generation(configuration, self._pools, older.number + 1)
+            generation.adopt(older)
+            older.retired = True
+            self._pools.limits = configuration.limits
+            self._pools.timeouts = configuration.timeouts
+            self._generation = generation
+            self.context.record("engine", "configuration_changed", generation=generation.number)
+        finally:
+            self._in_input = False
+
+    def handle_drain(self, now: float) -> None:
+        """Stop gracefully: finish what is under way, take nothing new, keep nothing idle."""
+        self._enter(now)
+        try:
+            self.draining = True
+            for connection in list(self._connections.values()):
+                connection.drain()
+            self._pools.drain()
+        finally:
+            self._in_input = False
+
+    def handle_shutdown(self, now: float) -> None:
+        """Stop now: reset every connection that is left."""
+        self._enter(now)
+        try:
+            self.draining = True
+            for connection in list(self._connections.values()):
+                self._lose(connection.link, LostReason.ERROR)
+            self._pools.drain()
+        finally:
+            self._in_input = False
+
+    def handle_bug(self, link: Link | None, error: BaseException, now: float) -> None:
+        """An input raised, which is our fault: its own connection pays, everyone else goes on."""
+        self._in_input = False
+        self._enter(now)
+        try:
+            self.context.record(
+                "engine",
+                "internal_error",
+                Level.ERROR,
+                error=repr(error),
+                traceback="".join(traceback.format_exception(error)),
+            )
+            if link is not None:
+                try:
+                    self._lose(link, LostReason.ERROR)
+                except Exception as second_error:
+                    # The session is broken beyond its own clean-up; the link is already aborted.
+                    self.context.record(
+                        "engine", "internal_error", Level.ERROR, error=repr(second_error), traceback=""
+                    )
+                connection = self._connections.pop(link.id, None)
+                if connection is not None:
+                    self.context.timers.cancel(connection.timer)
+        finally:
+            self._in_input = False
+
+    def _connection_ended(self, connection: ClientConnection) -> None:
+        self._connections.pop(connection.link.id, None)
+
+    # Outputs.
+
+    def poll_dirty_links(self) -> list[Link]:
+        """Links the driver must visit (see `Link`)."""
+        context = self.context
+        links = context.dirty_links
+        if links:
+            context.dirty_links = []
+            for link in links:
+                link.clear_dirty()
+        return links
+
+    def poll_operations(self) -> list[Operation]:
+        """Operations to start or cancel, in order."""
+        operations = self.context.operations
+        if operations:
+            self.context.operations = []
+        return operations
+
+    def poll_records(self) -> list[Record | AccessRecord]:
+        """What happened that an operator may want to know."""
+        records = self.context.records
+        if records:
+            self.context.records = []
+        return records
+
+    def poll_timeout(self) -> float:
+        """When to call `handle_timeout` next, in monotonic seconds; `math.inf` for never."""
+        return self.context.timers.next_deadline()
+
+

@@ -1,0 +1,43 @@
+"""A configuration at work: with what is learnt about its targets while it is in force."""
+
+from __future__ import annotations
+
+from smartproxy.core.configuration import Configuration, ForwardAction, Target
+from smartproxy.core.upstream.pool import Pools
+from smartproxy.core.upstream.selection import TargetState
+from smartproxy.core.wire.http1 import Http1Limits
+
+
+class Generation:
+    """One configuration and its running state. A connection keeps the generation it started with.
+
+    `retired` is set when a newer one has taken its place: its HTTP connections
+    then end after the response under way, so that nobody stays on it for long.
+    """
+
+    __slots__ = ("configuration", "http1_limits", "number", "pools", "retired", "targets")
+
+    def __init__(self, configuration: Configuration, pools: Pools, number: int) -> None:
+        self.configuration = configuration
+        self.pools = pools
+        self.number = number
+        limits = configuration.limits
+        self.http1_limits = Http1Limits(
+            header_bytes=limits.header_bytes,
+            header_count=limits.header_count,
+            target_bytes=limits.target_bytes,
+        )
+        self.retired = False
+        self.targets: dict[Target, TargetState] = {}
+        for route in configuration.table.routes:
+            if isinstance(route.action, ForwardAction):
+                for target in route.action.targets:
+                    self.targets[target] = TargetState(target)
+
+    def adopt(self, older: Generation) -> None:
+        """Take over what the generation before has learnt about hosts that stayed."""
+        known = {(t.hosts, t.port, t.unix_path): state for t, state in older.targets.items()}
+        for target, state in self.targets.items():
+            before = known.get((target.hosts, target.port, target.unix_path))
+            if before is not None:
+                state.group.adopt(before.group)

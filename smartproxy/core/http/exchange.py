@@ -1,0 +1,639 @@
+"""One request and its response, from the route to the last byte, whatever the versions on either side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from smartproxy.core.configuration import ForwardAction, HandlerAction, Route
+from smartproxy.core.failure import Failure, FailureCode, FailureSource
+from smartproxy.core.http.errors import error_response, status_for
+from smartproxy.core.http.handlers import handler_response
+from smartproxy.core.http.hop_by_hop import end_to_end_fields
+from smartproxy.core.http.messages import NO_BODY, Fields, RequestHead, ResponseHead
+from smartproxy.core.http.request_route import RequestRefused, route_request
+from smartproxy.core.http.request_values import RequestValues
+from smartproxy.core.records import AccessRecord, Level
+from smartproxy.core.relay.tunnel import Tunnel
+from smartproxy.core.stream import HIGH_WATER_BYTES, Link
+from smartproxy.core.upstream.pool import Ticket
+from smartproxy.core.upstream.selection import Choice, RouteContext, Selection, find_target
+from smartproxy.core.wire.http1 import LocalProtocolError
+
+if TYPE_CHECKING:
+    from smartproxy.core.downstream.connection import ClientConnection
+    from smartproxy.core.http.http1_client import Http1Client
+
+IDEMPOTENT_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
+"""RFC 9110 §9.2.2."""
+
+RELAY_LEAST_BYTES = 128 * 1024
+"""A body with less than this left is copied: handing it to the driver would cost more than it saves."""
+
+
+class ServerStream(Protocol):
+    """The client's side of one exchange: an HTTP/1.1 connection, or a stream of a multiplexed one."""
+
+    @property
+    def link(self) -> Link | None: ...
+    @property
+    def request_ended(self) -> bool: ...
+    def want_request_body(self) -> None: ...
+    def pause_request_body(self) -> None: ...
+    def resume_request_body(self) -> None: ...
+    def send_informational(self, head: ResponseHead) -> None: ...
+    def send_head(self, head: ResponseHead) -> None: ...
+    def send_data(self, data: bytes) -> None: ...
+    def send_end(self, trailers: Fields) -> None: ...
+    def abort_response(self) -> None: ...
+    def switch_protocols(self, head: ResponseHead) -> bytes: ...
+    def close_after_response(self) -> None: ...
+
+
+class Exchange:
+    """Carries one request to one backend, or answers it here.
+
+    It hears from the client's side (`request_*`, `client_gone`, `response_writable`),
+    from the backend's (`response_*`, `request_writable`) and from the pool
+    (`connection_*`), and ends exactly once, in `_finish`.
+    """
+
+    __slots__ = (
+        "_backend",
+        "_choice",
+        "_client_bytes",
+        "_connection",
+        "_context",
+        "_failure",
+        "_head",
+        "_holds_host",
+        "_last_activity",
+        "_path",
+        "_relay_candidate",
+        "_relay_seen_bytes",
+        "_request_bytes",
+        "_response_begun",
+        "_response_bytes",
+        "_retried",
+        "_route",
+        "_selection",
+        "_server",
+        "_started_at",
+        "_status",
+        "_ticket",
+        "_values",
+        "_window_request_bytes",
+        "params",
+    )
+
+    def __init__(self, connection: ClientConnection, server: ServerStream, head: RequestHead) -> None:
+        self._connection = connection
+        self._context = connection.context
+        self._server = server
+        self._head = head
+        self._started_at = connection.context.now
+        self._last_activity = self._started_at
+        self._route: Route | None = None
+        self._path = ""
+        self.params: dict[str, str] = {}
+        self._values: RequestValues | None = None
+        self._selection: Selection | None = None
+        self._choice: Choice | None = None
+        self._holds_host = False
+        self._ticket: Ticket | None = None
+        self._backend: Http1Client | None = None
+        self._response_begun = False
+        self._relay_candidate = False
+        self._relay_seen_bytes = 0
+        self._retried = False
+        self._status = 0
+        self._request_bytes = 0
+        self._window_request_bytes = 0
+        self._response_bytes = 0
+        self._failure: Failure | None = None
+
+    # Deciding.
+
+    def begin(self) -> None:
+        """Route the request and start on its answer. May finish before it returns."""
+        connection = self._connection
+        try:
+            hit, path = route_request(connection, self._head)
+        except RequestRefused as refusal:
+            self._refuse(refusal.status, refusal.failure, refusal.explanation)
+            return
+        route = self._route = hit.route
+        self._path = path
+        self.params = hit.params
+        action = route.action
+        if isinstance(action, HandlerAction):
+            self._answer_here(action)
+            return
+        limit = connection.limits.body_bytes
+        if limit is not None and self._head.body_length_bytes > limit:
+            self._refuse_body(limit)
+            return
+        if self._head.upgrade == b"websocket" and not action.websocket.enabled:
+            failure = Failure(FailureSource.CLIENT, FailureCode.HTTP_REQUEST_DENIED, "WebSocket is off")
+            self._refuse(403, failure, "WebSocket is not enabled on this route.")
+            return
+        self._forward(action)
+
+    def _forward(self, action: ForwardAction) -> None:
+        connection = self._connection
+        head = self._head
+        generation = connection.generation
+        state = find_target(
+            action, generation.targets, connection.local_port, self._path, head.method, head.fields
+        )
+        if state is None:
+            failure = Failure(FailureSource.PROXY, FailureCode.DESTINATION_NOT_FOUND, "no target matches")
+            self._refuse(404, failure, "The route that matches has no target for this request.")
+            return
+        self._selection = Selection(
+            self._context,
+            generation.pools,
+            state,
+            client_key=connection.client_key,
+            local_port=connection.local_port,
+            route_context=self.route_context,
+            on_chosen=self._chosen,
+            on_failed=self._unavailable,
+        )
+        self._arm(connection.timeouts.connection_s + 1.0)
+        self._selection.choose()
+
+    def _chosen(self, choice: Choice) -> None:
+        self._choice = choice
+        self._holds_host = True
+        choice.host.in_flight += 1
+        target = choice.state.target
+        if target.send_proxy_protocol:
+            preamble = self._connection.proxy_preamble(target.send_proxy_protocol)
+            ticket = choice.pool.open(self, preamble)
+        else:
+            backend = None if self._retried else choice.pool.take_idle()
+            if backend is not None:
+                self.connection_ready(backend)
+                return
+            ticket = choice.pool.open(self)
+        # It may have come back before `open` did.
+        if self._backend is None and self._choice is choice:
+            self._ticket = ticket
+
+    def route_context(self) -> RouteContext:
+        connection = self._connection
+        head = self._head
+        path, _, query = head.target.partition(b"?")
+        return RouteContext(
+            port=connection.local_port,
+            client_ip=connection.client_ip,
+            client_port=connection.client[1],
+            route_name=self._route.name if self._route is not None else "",
+            domain=connection.host_of(head.authority),
+            path=path.decode("ascii", "replace"),
+            query=query.decode("ascii", "replace"),
+            method=head.method.decode("ascii"),
+            tls_version=connection.tls_version,
+            headers={name.decode("latin-1"): value.decode("latin-1") for name, value in head.fields},
+            params=self.params,
+        )
+
+    def value_of(self, name: str) -> str:
+        """A template variable's value for this request."""
+        if self._values is None:
+            route_name = self._route.name if self._route is not None else ""
+            self._values = RequestValues(self._connection, self._head, self.params, route_name)
+        return self._values.value_of(name)
+
+    # From the pool.
+
+    def connection_ready(self, connection: Http1Client) -> None:
+        self._ticket = None
+        self._backend = connection
+        choice = self._choice
+        assert choice is not None
+        try:
+            connection.send_request(self._backend_head(choice), self)
+        except LocalProtocolError as error:
+            # What was accepted here cannot be written safely there.
+            self._backend = None
+            connection.cancel()
+            self._release_host()
+            failure = Failure(FailureSource.PROXY, FailureCode.HTTP_REQUEST_ERROR, error.reason)
+            self._refuse(400, failure, "The request cannot be forwarded.")
+            return
+        self._last_activity = self._context.now
+        self._arm(self._connection.timeouts.socket_s)
+        if not self._server.request_ended:
+            self._server.want_request_body()
+
+    def connection_failed(self, failure: Failure) -> None:
+        self._ticket = None
+        choice = self._choice
+        selection = self._selection
+        assert choice is not None
+        assert selection is not None
+        self._release_host()
+        if failure.source is FailureSource.BACKEND:
+            self._note_health(choice.group.report_connect_failure(choice.host, self._context.now), choice)
+            # Nothing was sent, so another host may have the request (RFC 9110 §9.2.2).
+            if selection.exclude(choice.host):
+                selection.choose()
+                return
+        self._unavailable(failure)
+
+    def _backend_head(self, choice: Choice) -> RequestHead:
+        head = self._head
+        connection = self._connection
+        route = self._route
+        assert route is not None
+        action = route.action
+        assert isinstance(action, ForwardAction)
+        target = choice.state.target
+        options = head.connection_options
+        fields = end_to_end_fields(head.fields, options)
+        fields = connection.forwarding.apply(fields, head.authority)
+        if action.add_via:
+            fields.append((b"via", b"1.1 " + connection.generation.configuration.server_name.encode()))
+        if route.request_fields is not None:
+            fields = route.request_fields.apply(fields, self.value_of)
+        if target.request_fields is not None:
+            fields = target.request_fields.apply(fields, self.value_of)
+        if head.upgrade == b"websocket":
+            fields.append((b"connection", b"upgrade"))
+            fields.append((b"upgrade", b"websocket"))
+        authority = head.authority
+        if not action.preserve_host:
+            authority = str(choice.pool.endpoint).encode()
+        return RequestHead(
+            head.method,
+            head.target,
+            authority,
+            fields,
+            body_length_bytes=head.body_length_bytes,
+        )
+
+    # From the client.
+
+    def request_data(self, data: bytes) -> None:
+        backend = self._backend
+        if backend is None:
+            return
+        self._request_bytes += len(data)
+        limit = self._connection.limits.body_bytes
+        if limit is not None and self._request_bytes > limit:
+            self._refuse_body(limit)
+            return
+        backend.send_data(data)
+        stream = backend.stream
+        if stream.outgoing_bytes > HIGH_WATER_BYTES:
+            self._server.pause_request_body()
+            stream.notify_writable = True
+
+    def request_end(self, trailers: Fields) -> None:
+        if self._backend is not None:
+            self._last_activity = self._context.now
+            self._arm(self._connection.timeouts.socket_s)
+            self._backend.send_end(trailers)
+
+    def request_failed(self, failure: Failure, status: int) -> None:
+        """The request broke off in a way the client can still be told of."""
+        self._drop_backend()
+        if self._response_begun:
+            self._abort(failure)
+        else:
+            self._refuse(status, failure, failure.detail)
+
+    def client_gone(self, failure: Failure) -> None:
+        """The client's side is lost; there is nobody to answer."""
+        self._abort(failure)
+
+    def response_writable(self) -> None:
+        self._last_activity = self._context.now
+        if self._backend is not None:
+            self._backend.stream.resume_reading()
+
+    # From the backend.
+
+    def request_writable(self) -> None:
+        self._last_activity = self._context.now
+        self._server.resume_request_body()
+
+    def response_informational(self, head: ResponseHead) -> None:
+        self._last_activity = self._context.now
+        self._server.send_informational(
+            ResponseHead(
+                head.status, end_to_end_fields(head.fields, head.connection_options), reason=head.reason
+            )
+        )
+
+    def response_head(self, head: ResponseHead) -> None:
+        backend = self._backend
+        choice = self._choice
+        route = self._route
+        assert backend is not None
+        assert choice is not None
+        assert route is not None
+        self._last_activity = self._context.now
+        if not self._server.request_ended:
+            # The deadline watched the request's pace; from here the response has its own.
+            self._window_request_bytes = self._request_bytes
+        self._status = head.status
+        self._note_health(choice.group.report_response(choice.host, head.status, self._context.now), choice)
+        if head.status == 101:
+            self._switch_protocols(head)
+            return
+        fields = end_to_end_fields(head.fields, head.connection_options)
+        if route.response_fields is not None:
+            fields = route.response_fields.apply(fields, self.value_of)
+        response_rules = choice.state.target.response_fields
+        if response_rules is not None:
+            fields = response_rules.apply(fields, self.value_of)
+        try:
+            self._server.send_head(
+                ResponseHead(
+                    head.status,
+                    fields,
+                    reason=head.reason,
+                    body_length_bytes=head.body_length_bytes,
+                )
+            )
+        except LocalProtocolError as error:
+            self._drop_backend()
+            failure = Failure(FailureSource.BACKEND, FailureCode.HTTP_PROTOCOL_ERROR, error.reason)
+            self._refuse(502, failure, "The backend's response cannot be passed on.")
+            return
+        self._response_begun = True
+        self._relay_candidate = head.body_length_bytes > RELAY_LEAST_BYTES and self._server.link is not None
+
+    def response_data(self, data: bytes) -> None:
+        backend = self._backend
+        assert backend is not None
+        server = self._server
+        self._response_bytes += len(data)
+        self._last_activity = self._context.now
+        server.send_data(data)
+        stream = self._connection.stream
+        if self._relay_candidate:
+            link = server.link
+            assert link is not None
+            if backend.relay_body(link, RELAY_LEAST_BYTES):
+                self._relay_candidate = False
+                return
+        if stream.outgoing_bytes > HIGH_WATER_BYTES:
+            backend.stream.pause_reading()
+            stream.notify_writable = True
+
+    def response_end(self, trailers: Fields) -> None:
+        self._collect_relayed()
+        self._backend = None
+        self._release_host()
+        self._finish()
+        self._server.send_end(trailers)
+
+    def response_failed(self, failure: Failure) -> None:
+        self._collect_relayed()
+        self._backend = None
+        choice = self._choice
+        self._release_host()
+        if self._response_begun:
+            self._abort(failure)
+            return
+        if (
+            failure.retryable
+            and not self._retried
+            and not self._request_bytes
+            and self._server.request_ended
+            and self._head.method in IDEMPOTENT_METHODS
+        ):
+            self._retried = True
+            self._context.record(
+                "http", "request_retried", Level.INFO, backend=str(choice.pool.endpoint) if choice else ""
+            )
+            assert self._selection is not None
+            self._selection.choose()
+            return
+        if choice is not None and not failure.retryable:
+            self._note_health(choice.group.report_response(choice.host, 502, self._context.now), choice)
+        self._unavailable(failure)
+
+    def _collect_relayed(self) -> None:
+        if self._backend is not None:
+            self._response_bytes += self._backend.relayed_bytes
+
+    # Upgrades (RFC 9110 §7.8): from here on the bytes are not HTTP.
+
+    def _switch_protocols(self, head: ResponseHead) -> None:
+        backend = self._backend
+        assert backend is not None
+        if self._head.upgrade != b"websocket" or head.upgrade != b"websocket":
+            self._drop_backend()
+            failure = Failure(FailureSource.BACKEND, FailureCode.HTTP_UPGRADE_FAILED, "unasked-for upgrade")
+            self._refuse(502, failure, "The backend switched to a protocol nobody asked for.")
+            return
+        fields = end_to_end_fields(head.fields, head.connection_options)
+        fields.append((b"connection", b"upgrade"))
+        fields.append((b"upgrade", b"websocket"))
+        from_backend = backend.take_over()
+        self._backend = None
+        from_client = self._server.switch_protocols(ResponseHead(101, fields, reason=head.reason))
+        self._response_begun = True
+        connection = self._connection
+        tunnel = Tunnel(
+            self._context,
+            connection.stream,
+            backend.stream,
+            timer=connection.timer,
+            idle_s=connection.inactivity_s,
+            on_end=self._tunnel_ended,
+        )
+        connection.tunnel = tunnel
+        if from_backend:
+            tunnel.from_backend.receive_data(from_backend)
+        if from_client:
+            tunnel.from_client.receive_data(from_client)
+
+    def _tunnel_ended(self, failure: Failure | None) -> None:
+        tunnel = self._connection.tunnel
+        assert tunnel is not None
+        self._request_bytes += tunnel.from_client.moved_bytes
+        self._response_bytes += tunnel.from_backend.moved_bytes
+        self._failure = failure
+        self._release_host()
+        self._finish()
+        self._connection.ended()
+
+    # Answers of the proxy's own.
+
+    def _answer_here(self, action: HandlerAction) -> None:
+        answer = handler_response(action, self._head, self.value_of)
+        if answer is None:
+            self._status = 0
+            self._finish()
+            self._server.abort_response()
+            return
+        head, body = answer
+        route = self._route
+        if route is not None and route.response_fields is not None:
+            head.fields = route.response_fields.apply(head.fields, self.value_of)
+        self._send_own(head, body)
+
+    def _refuse_body(self, limit: int) -> None:
+        failure = Failure(FailureSource.CLIENT, FailureCode.HTTP_REQUEST_DENIED, "body too large")
+        self._drop_backend()
+        if self._response_begun:
+            self._abort(failure)
+        else:
+            self._refuse(413, failure, f"The request body may be at most {limit} bytes.")
+
+    def _unavailable(self, failure: Failure) -> None:
+        self._refuse(status_for(failure), failure, "")
+
+    def _refuse(self, status: int, failure: Failure | None, explanation: str) -> None:
+        """Answer with an error of the proxy's own."""
+        self._failure = failure
+        retry_after_s = None
+        if status == 503 and self._selection is not None:
+            retry_after_s = self._selection.retry_after_s()
+        connection = self._connection
+        head, body = error_response(
+            status,
+            failure,
+            proxy_name=connection.generation.configuration.server_name,
+            explanation=explanation,
+            accept=next((v for n, v in self._head.fields if n == b"accept"), b""),
+            retry_after_s=retry_after_s,
+        )
+        self._send_own(head, body)
+
+    def _send_own(self, head: ResponseHead, body: bytes) -> None:
+        server = self._server
+        self._status = head.status
+        if not server.request_ended:
+            server.close_after_response()
+        head.fields.append((b"date", self._connection.http_date()))
+        if self._head.method == b"HEAD":
+            head.body_length_bytes = NO_BODY
+            body = b""
+        server.send_head(head)
+        if body:
+            server.send_data(body)
+            self._response_bytes += len(body)
+        self._finish()
+        server.send_end([])
+
+    # Deadlines.
+
+    def _arm(self, delay_s: float) -> None:
+        self._context.set_timer(self._connection.timer, delay_s)
+
+    def deadline_passed(self) -> None:
+        """Someone has been silent too long, or only slow: see who."""
+        connection = self._connection
+        now = self._context.now
+        socket_s = connection.timeouts.socket_s
+        backend = self._backend
+        if backend is None:
+            failure = Failure(FailureSource.BACKEND, FailureCode.CONNECTION_TIMEOUT, "no connection in time")
+            self._withdraw()
+            self._unavailable(failure)
+            return
+        relayed = backend.relayed_bytes
+        if relayed != self._relay_seen_bytes:
+            self._relay_seen_bytes = relayed
+            self._last_activity = now
+        if not self._server.request_ended and not self._response_begun and not backend.stream.notify_writable:
+            # A body that trickles is a client holding a backend connection (Slowloris); count its bytes.
+            received = self._request_bytes - self._window_request_bytes
+            if received < connection.limits.body_rate_bytes_per_s * socket_s:
+                self._drop_backend()
+                failure = Failure(FailureSource.CLIENT, FailureCode.CONNECTION_READ_TIMEOUT, "body too slow")
+                self._refuse(408, failure, "The request body did not arrive in time.")
+                return
+            self._window_request_bytes = self._request_bytes
+            self._arm(socket_s)
+            return
+        remaining_s = self._last_activity + socket_s - now
+        if remaining_s > 0:
+            self._arm(remaining_s)
+            return
+        client_stalls = connection.stream.notify_writable
+        self._drop_backend()
+        if client_stalls:
+            self._abort(
+                Failure(FailureSource.CLIENT, FailureCode.CONNECTION_WRITE_TIMEOUT, "client does not read")
+            )
+        elif self._response_begun:
+            self._abort(Failure(FailureSource.BACKEND, FailureCode.HTTP_RESPONSE_TIMEOUT, "body stalled"))
+        else:
+            self._unavailable(
+                Failure(FailureSource.BACKEND, FailureCode.HTTP_RESPONSE_TIMEOUT, "no response in time")
+            )
+
+    # Ends.
+
+    def _withdraw(self) -> None:
+        if self._selection is not None:
+            self._selection.cancel()
+        if self._ticket is not None:
+            self._ticket.cancel()
+            self._ticket = None
+        self._release_host()
+
+    def _drop_backend(self) -> None:
+        self._collect_relayed()
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            backend.cancel()
+        self._withdraw()
+
+    def _release_host(self) -> None:
+        if self._holds_host:
+            assert self._choice is not None
+            self._holds_host = False
+            self._choice.host.in_flight -= 1
+
+    def _abort(self, failure: Failure) -> None:
+        self._failure = failure
+        self._drop_backend()
+        self._finish()
+        self._server.abort_response()
+
+    def _note_health(self, change: str | None, choice: Choice) -> None:
+        if change is not None:
+            self._context.record(
+                "upstream", change, Level.WARNING, backend=str(choice.pool.endpoint), host=choice.host.name
+            )
+
+    def _finish(self) -> None:
+        """The exchange is over; say so in the access log."""
+        if self._context.wants_access_records:
+            self._context.records.append(self._access_record())
+        self._connection.exchange_finished()
+
+    def _access_record(self) -> AccessRecord:
+        connection = self._connection
+        head = self._head
+        choice = self._choice
+        failure = self._failure
+        return AccessRecord(
+            client_ip=connection.client_ip,
+            client_port=connection.client[1],
+            protocol="HTTP/1.1" if head.version == 11 else "HTTP/1.0",
+            route=self._route.name if self._route is not None else "",
+            duration_s=self._context.now - self._started_at,
+            bytes_received=self._request_bytes,
+            bytes_sent=self._response_bytes,
+            method=head.method.decode("latin-1"),
+            scheme="https" if connection.tls_version else "http",
+            authority=head.authority.decode("latin-1"),
+            target=head.target.decode("latin-1"),
+            status=self._status,
+            backend=str(choice.pool.endpoint) if choice is not None else "",
+            backend_protocol="HTTP/1.1" if choice is not None else "",
+            tls_version=connection.tls_version,
+            failure=failure.code.value if failure is not None else "",
+            failure_detail=failure.detail if failure is not None else "",
+            user_agent=next((v.decode("latin-1") for n, v in head.fields if n == b"user-agent"), ""),
+            referer=next((v.decode("latin-1") for n, v in head.fields if n == b"referer"), ""),
+        )

@@ -1,0 +1,335 @@
+"""A client's HTTP/1.1 connection: requests in, responses out in the same order (RFC 9112)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from smartproxy.core.failure import Failure, FailureCode, FailureSource
+from smartproxy.core.http.errors import error_response
+from smartproxy.core.http.exchange import Exchange
+from smartproxy.core.http.messages import (
+    NO_BODY,
+    UNKNOWN_LENGTH,
+    EndOfMessage,
+    Fields,
+    RequestHead,
+    ResponseHead,
+)
+from smartproxy.core.records import Level
+from smartproxy.core.stream import ByteStream, Link
+from smartproxy.core.wire.http1 import (
+    Http1Error,
+    RequestDecoder,
+    encode_chunk,
+    encode_last_chunk,
+    encode_response_head,
+)
+
+if TYPE_CHECKING:
+    from smartproxy.core.downstream.connection import ClientConnection
+
+UNREAD_BYTES = 64 * 1024
+"""Input held for a request that cannot be taken yet; beyond it the client is not read."""
+LINGER_S = 5.0
+"""How long a refused client is still read from, so that our answer is not lost to a reset."""
+
+_CLOSE = (b"connection", b"close")
+_KEEP_ALIVE = (b"connection", b"keep-alive")
+_CHUNKED = (b"transfer-encoding", b"chunked")
+
+
+class Http1Server:
+    """Serves one client stream, one exchange at a time; what is pipelined waits its turn unread."""
+
+    __slots__ = (
+        "_body_wanted",
+        "_chunked_response",
+        "_connection",
+        "_decoder",
+        "_eof",
+        "_exchange",
+        "_head_deadline_armed",
+        "_lingering",
+        "_must_close",
+        "_request",
+        "_request_ended",
+        "_running",
+        "stream",
+    )
+
+    def __init__(self, connection: ClientConnection, stream: ByteStream) -> None:
+        self._connection = connection
+        self.stream = stream
+        self._decoder = RequestDecoder(connection.http1_limits)
+        self._exchange: Exchange | None = None
+        self._request: RequestHead | None = None
+        self._request_ended = True
+        self._body_wanted = False
+        self._chunked_response = False
+        self._must_close = False
+        self._lingering = False
+        self._eof = False
+        self._head_deadline_armed = False
+        self._running = False
+        stream.handler = self
+        connection.timer.callback = self._silent_too_long
+        connection.context.set_timer(connection.timer, connection.timeouts.initial_data_s)
+
+    # What arrives.
+
+    def receive_data(self, data: bytes) -> None:
+        if self._lingering:
+            return
+        self._decoder.receive_data(data)
+        if self._exchange is None:
+            self._run()
+        elif self._body_wanted:
+            self._pump_body()
+        if self._decoder.buffered_bytes > UNREAD_BYTES and (self._exchange is not None):
+            self.stream.pause_reading()
+
+    def _run(self) -> None:
+        """Take requests until one has to wait for something, or there is no more input."""
+        if self._running:
+            return
+        self._running = True
+        try:
+            while self._exchange is None and not self._lingering:
+                event = self._decoder.next_event()
+                if event is None:
+                    self._wait_for_request()
+                    return
+                assert isinstance(event, RequestHead)
+                self._begin(event)
+        except Http1Error as error:
+            self._refuse(error)
+        finally:
+            self._running = False
+
+    def _begin(self, head: RequestHead) -> None:
+        connection = self._connection
+        self._head_deadline_armed = False
+        self._request = head
+        self._must_close = not head.keep_alive or not connection.may_stay()
+        self._body_wanted = False
+        if head.body_length_bytes == NO_BODY:
+            self._decoder.next_event()
+            self._request_ended = True
+        else:
+            self._request_ended = False
+        exchange = self._exchange = Exchange(connection, self, head)
+        connection.timer.callback = exchange.deadline_passed
+        exchange.begin()
+
+    def _wait_for_request(self) -> None:
+        connection = self._connection
+        if self._eof:
+            self._finish()
+            return
+        if self._decoder.has_partial_message:
+            # The whole head has one deadline, so a byte a second cannot hold a connection open.
+            if not self._head_deadline_armed:
+                self._head_deadline_armed = True
+                connection.timer.callback = self._head_too_slow
+                connection.context.set_timer(connection.timer, connection.timeouts.initial_data_s)
+        elif self._request is not None:
+            if not connection.may_stay():
+                self._finish()
+                return
+            connection.timer.callback = self._silent_too_long
+            connection.context.set_timer(connection.timer, connection.inactivity_s)
+
+    def _pump_body(self) -> None:
+        exchange = self._exchange
+        next_event = self._decoder.next_event
+        try:
+            while self._body_wanted and exchange is self._exchange and exchange is not None:
+                event = next_event()
+                if event is None:
+                    break
+                if type(event) is bytes:
+                    exchange.request_data(event)
+                else:
+                    assert isinstance(event, EndOfMessage)
+                    self._body_wanted = False
+                    self._request_ended = True
+                    exchange.request_end(event.trailers)
+        except Http1Error as error:
+            self._body_wanted = False
+            failure = Failure(FailureSource.CLIENT, FailureCode.HTTP_REQUEST_ERROR, error.reason)
+            assert exchange is not None
+            exchange.request_failed(failure, error.status)
+        if self._body_wanted and self._decoder.buffered_bytes <= UNREAD_BYTES:
+            self.stream.resume_reading()
+
+    def receive_eof(self) -> None:
+        self._eof = True
+        if self._lingering:
+            self._close()
+        elif self._exchange is None:
+            self._close()
+        elif not self._request_ended:
+            exchange = self._exchange
+            self._must_close = True
+            exchange.client_gone(
+                Failure(FailureSource.CLIENT, FailureCode.CONNECTION_TERMINATED, "closed mid-request")
+            )
+        else:
+            # A client may half-close behind its last request and still read the answer.
+            self._must_close = True
+
+    def stream_writable(self) -> None:
+        self.stream.notify_writable = False
+        if self._exchange is not None:
+            self._exchange.response_writable()
+
+    def stream_lost(self, failure: Failure) -> None:
+        exchange = self._exchange
+        self._lingering = True
+        if exchange is not None:
+            exchange.client_gone(failure)
+        self._close()
+
+    # What the exchange asks for.
+
+    @property
+    def link(self) -> Link | None:
+        """The bare link, when no TLS is between."""
+        return self.stream if isinstance(self.stream, Link) else None
+
+    def want_request_body(self) -> None:
+        """Deliver the request's content, now and as it comes."""
+        if not self._request_ended and not self._body_wanted:
+            self._body_wanted = True
+            self._pump_body()
+
+    def pause_request_body(self) -> None:
+        self._body_wanted = False
+        self.stream.pause_reading()
+
+    def resume_request_body(self) -> None:
+        if not self._request_ended:
+            self.want_request_body()
+        elif self._decoder.buffered_bytes <= UNREAD_BYTES:
+            self.stream.resume_reading()
+
+    @property
+    def request_ended(self) -> bool:
+        return self._request_ended
+
+    def send_informational(self, head: ResponseHead) -> None:
+        """Pass on a 1xx; HTTP/1.0 knows none (RFC 9110 §15.2)."""
+        assert self._request is not None
+        if self._request.version >= 11:
+            self.stream.write(encode_response_head(head))
+
+    def send_head(self, head: ResponseHead) -> None:
+        """Write a final response's head. Raises `LocalProtocolError` if a field cannot be written."""
+        request = self._request
+        assert request is not None
+        fields = head.fields
+        self._chunked_response = False
+        if head.body_length_bytes == UNKNOWN_LENGTH:
+            if request.version >= 11:
+                self._chunked_response = True
+                fields.append(_CHUNKED)
+            else:
+                self._must_close = True
+        if not self._must_close and not self._request_ended and not self._body_wanted:
+            # Nobody is going to read the rest of this request.
+            self._must_close = True
+        if self._must_close:
+            fields.append(_CLOSE)
+        elif request.version < 11:
+            fields.append(_KEEP_ALIVE)
+        self.stream.write(encode_response_head(head))
+
+    def send_data(self, data: bytes) -> None:
+        self.stream.write(encode_chunk(data) if self._chunked_response else data)
+
+    def send_end(self, trailers: Fields) -> None:
+        """The response is complete; the exchange is over."""
+        if self._chunked_response:
+            self.stream.write(encode_last_chunk(trailers))
+        self._exchange = None
+        if self._must_close or not self._request_ended:
+            self._finish()
+            return
+        self._decoder.start_next_message()
+        self.stream.resume_reading()
+        self._run()
+
+    def abort_response(self) -> None:
+        """The response cannot be completed: make the client see that it is cut (RFC 9112 §8)."""
+        self._exchange = None
+        self._lingering = True
+        self.stream.abort()
+        self._connection.ended()
+
+    def switch_protocols(self, head: ResponseHead) -> bytes:
+        """Write the 101 and give the stream away; returns what the client sent behind its request."""
+        self.stream.write(encode_response_head(head))
+        self._exchange = None
+        self._lingering = True
+        return self._decoder.take_buffered()
+
+    def close_after_response(self) -> None:
+        self._must_close = True
+
+    # Ends.
+
+    def drain(self) -> None:
+        """Finish what is under way; close at once when nothing is."""
+        self._must_close = True
+        if self._exchange is None and not self._lingering and not self._decoder.has_partial_message:
+            self._finish()
+
+    def _refuse(self, error: Http1Error) -> None:
+        """Answer what is not HTTP with the status it deserves, and end the connection."""
+        connection = self._connection
+        failure = Failure(FailureSource.CLIENT, FailureCode.HTTP_REQUEST_ERROR, error.reason)
+        connection.context.record(
+            "http",
+            "request_refused",
+            Level.INFO,
+            client_ip=connection.client_ip,
+            status=error.status,
+            reason=error.reason,
+        )
+        self._request = RequestHead(b"GET", b"/", b"", [])
+        self._must_close = True
+        head, body = error_response(
+            error.status,
+            failure,
+            proxy_name=connection.generation.configuration.server_name,
+            explanation=error.reason,
+        )
+        head.fields.append(_CLOSE)
+        self.stream.write(encode_response_head(head) + body)
+        connection.log_refusal(error.status, failure)
+        self._request_ended = False
+        self._finish()
+
+    def _head_too_slow(self) -> None:
+        self._refuse(Http1Error(408, "the request head did not arrive in time"))
+
+    def _silent_too_long(self) -> None:
+        self._close()
+
+    def _finish(self) -> None:
+        """Close, but not under an answer that the client has not read yet."""
+        if self._eof or (self._request_ended and not self._decoder.buffered_bytes):
+            self._close()
+            return
+        # RFC 9112 §9.6: unread input in our receive buffer would make the kernel send a reset.
+        self._lingering = True
+        connection = self._connection
+        self.stream.shut_down_writing()
+        self.stream.resume_reading()
+        connection.timer.callback = self._close
+        connection.context.set_timer(connection.timer, LINGER_S)
+
+    def _close(self) -> None:
+        self._lingering = True
+        self.stream.close()
+        self._connection.ended()

@@ -1,0 +1,106 @@
+"""Which route a request gets, and why it may get none (SPEC: a connection's TLS serves only its own names)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from smartproxy.core.failure import Failure, FailureCode, FailureSource
+from smartproxy.core.http.messages import RequestHead
+from smartproxy.core.routing.paths import normalise_path
+from smartproxy.core.routing.table import FirstBytes, RouteHit
+
+if TYPE_CHECKING:
+    from smartproxy.core.downstream.connection import ClientConnection
+
+
+class RequestRefused(Exception):
+    """The request is answered here: `status`, and a sentence that may be shown to the client."""
+
+    def __init__(self, status: int, failure: Failure, explanation: str) -> None:
+        super().__init__(explanation)
+        self.status = status
+        self.failure = failure
+        self.explanation = explanation
+
+
+def _client_error(status: int, code: FailureCode, detail: str, explanation: str) -> RequestRefused:
+    return RequestRefused(status, Failure(FailureSource.CLIENT, code, detail), explanation)
+
+
+def route_request(connection: ClientConnection, head: RequestHead) -> tuple[RouteHit, str]:
+    """The route of a request and its normalised path. Raises `RequestRefused`."""
+    if head.method == b"CONNECT":
+        raise _client_error(501, FailureCode.HTTP_REQUEST_DENIED, "CONNECT", "CONNECT is not supported.")
+    try:
+        host = connection.host_of(head.authority) or None
+    except ValueError as error:
+        raise _client_error(
+            400, FailureCode.HTTP_REQUEST_ERROR, str(error), "The request's host is not valid."
+        ) from None
+    path = "*" if head.target == b"*" else normalise_path(head.target)
+    if path is None:
+        raise _client_error(
+            400,
+            FailureCode.HTTP_REQUEST_ERROR,
+            "ambiguous path",
+            "The path can be read in more than one way.",
+        )
+    plan = connection.plan
+    tls_context = connection.tls_context
+    hit = plan.match_request(
+        connection.client_number,
+        host,
+        path,
+        head.method,
+        head.fields,
+        tls_version=connection.tls_version or None,
+        terminated_tls=tls_context is not None,
+    )
+    if hit is None:
+        if tls_context is not None:
+            _refuse_misdirected(connection, host)
+        elif plan.may_need_tls and not plan.may_need_http:
+            raise _client_error(
+                400,
+                FailureCode.HTTP_REQUEST_ERROR,
+                "plain HTTP on a TLS port",
+                "This port speaks TLS, and the request came without it. Use https://.",
+            )
+        raise RequestRefused(
+            404,
+            Failure(FailureSource.PROXY, FailureCode.NO_ROUTE, f"{host}{path}"),
+            f"No route matches {head.method.decode('latin-1')} {path} on host "
+            f"{host or '(none)'} and port {connection.local_port}.",
+        )
+    route = hit.route
+    if tls_context is not None and route is not connection.route:
+        certificates = connection.generation.configuration.certificates
+        if certificates.lookup(host, route) is not tls_context:
+            raise _misdirected(host)
+    access = route.access
+    number = connection.client_number
+    if (access.blocked is not None and access.blocked.contains(number)) or (
+        access.allowed is not None and not access.allowed.contains(number)
+    ):
+        raise _client_error(
+            403, FailureCode.ACCESS_DENIED, f"route {route.name}", "Access from your address is not allowed."
+        )
+    return hit, path
+
+
+def _refuse_misdirected(connection: ClientConnection, host: str | None) -> None:
+    """Refuse a name that a route of another TLS serves, passthrough ones included (RFC 9110 §15.5.20)."""
+    other = connection.plan.match_connection(connection.client_number, host, FirstBytes.TLS)
+    if other is not None and other is not connection.route:
+        certificates = connection.generation.configuration.certificates
+        if certificates.lookup(host, other) is not connection.tls_context:
+            raise _misdirected(host)
+
+
+def _misdirected(host: str | None) -> RequestRefused:
+    return _client_error(
+        421,
+        FailureCode.HTTP_REQUEST_DENIED,
+        f"{host} on another name's connection",
+        "This connection's TLS was not made for that host. Open a connection of its own for it.",
+    )

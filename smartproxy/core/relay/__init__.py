@@ -1,0 +1,1 @@
+"""Moving bytes between two streams without looking into them."""

@@ -1,0 +1,160 @@
+"""Two byte streams joined: every byte across, back-pressure and half-close kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+
+from smartproxy.core.context import Context
+from smartproxy.core.failure import Failure, FailureCode, FailureSource
+from smartproxy.core.ops import RelayOutcome, StartRelay
+from smartproxy.core.stream import HIGH_WATER_BYTES, ByteStream, Link
+from smartproxy.core.timers import Timer
+
+BULK_AFTER_BYTES = 256 * 1024
+"""A direction that has moved this much is bulk: the driver moves its bytes from then on."""
+
+
+class _Direction:
+    """The handler of `source`: moves what comes from it into `sink`."""
+
+    __slots__ = ("back", "ended", "moved_bytes", "relay", "relay_seen_bytes", "sink", "source", "tunnel")
+
+    back: _Direction
+
+    def __init__(self, tunnel: Tunnel, source: ByteStream, sink: ByteStream) -> None:
+        self.tunnel = tunnel
+        self.source = source
+        self.sink = sink
+        self.ended = False
+        self.moved_bytes = 0
+        self.relay: StartRelay | None = None
+        self.relay_seen_bytes = 0
+
+    def receive_data(self, data: bytes) -> None:
+        self.moved_bytes += len(data)
+        self.tunnel.last_activity = self.tunnel.context.now
+        sink = self.sink
+        sink.write(data)
+        if sink.outgoing_bytes > HIGH_WATER_BYTES:
+            self.source.pause_reading()
+            sink.notify_writable = True
+        elif self.moved_bytes > BULK_AFTER_BYTES and self.tunnel.can_relay and self.relay is None:
+            self.start_relay()
+
+    def start_relay(self) -> None:
+        source, sink = self.source, self.sink
+        if isinstance(source, Link) and isinstance(sink, Link):
+            self.relay = StartRelay(self.tunnel.context.next_operation_id(), source, sink)
+            self.tunnel.context.start_relay(self.relay, self.relay_ended)
+
+    def relay_ended(self, outcome: RelayOutcome) -> None:
+        relay = self.relay
+        assert relay is not None
+        self.relay = None
+        self.moved_bytes += relay.moved_bytes
+        if outcome is RelayOutcome.SOURCE_EOF:
+            self.receive_eof()
+
+    def receive_eof(self) -> None:
+        self.ended = True
+        self.sink.shut_down_writing()
+        if self.back.ended:
+            self.tunnel.end(None)
+
+    def stream_writable(self) -> None:
+        # This stream is the sink of the other direction: its source may go on.
+        self.source.notify_writable = False
+        self.back.source.resume_reading()
+
+    def stream_lost(self, failure: Failure) -> None:
+        self.tunnel.end(failure, aborted=True)
+
+
+class Tunnel:
+    """Joins `client` and `backend` until both have ended, one is lost, or nothing moves for too long.
+
+    A half-close crosses as one: the other direction goes on. `on_end(failure)` is
+    called once, with None when both sides ended by themselves.
+    """
+
+    __slots__ = (
+        "_on_end",
+        "can_relay",
+        "context",
+        "expires_at",
+        "finished",
+        "from_backend",
+        "from_client",
+        "idle_s",
+        "last_activity",
+        "timer",
+    )
+
+    def __init__(
+        self,
+        context: Context,
+        client: ByteStream,
+        backend: ByteStream,
+        *,
+        timer: Timer,
+        idle_s: float,
+        expires_at: float = inf,
+        on_end: Callable[[Failure | None], None],
+    ) -> None:
+        self.context = context
+        self.idle_s = idle_s
+        self.expires_at = expires_at
+        self.last_activity = context.now
+        self.finished = False
+        self._on_end = on_end
+        self.can_relay = isinstance(client, Link) and isinstance(backend, Link)
+        self.from_client = _Direction(self, client, backend)
+        self.from_backend = _Direction(self, backend, client)
+        self.from_client.back = self.from_backend
+        self.from_backend.back = self.from_client
+        client.handler = self.from_client
+        backend.handler = self.from_backend
+        self.timer = timer
+        timer.callback = self._check_deadline
+        client.resume_reading()
+        backend.resume_reading()
+        self._arm()
+
+    def _arm(self) -> None:
+        self.context.timers.set(self.timer, min(self.last_activity + self.idle_s, self.expires_at))
+
+    def _check_deadline(self) -> None:
+        now = self.context.now
+        if now >= self.expires_at:
+            self.end(Failure(FailureSource.PROXY, FailureCode.LIFETIME_REACHED))
+            return
+        for direction in (self.from_client, self.from_backend):
+            relay = direction.relay
+            # A relay's bytes pass the core by; what it moved since the last look is activity.
+            if relay is not None and relay.moved_bytes != direction.relay_seen_bytes:
+                direction.relay_seen_bytes = relay.moved_bytes
+                self.last_activity = now
+        if now - self.last_activity >= self.idle_s:
+            self.end(Failure(FailureSource.PROXY, FailureCode.IDLE_TIMEOUT))
+        else:
+            self._arm()
+
+    def end(self, failure: Failure | None, *, aborted: bool = False) -> None:
+        """Close both streams: after what is queued when all ended well, else at once, by reset."""
+        if self.finished:
+            return
+        self.finished = True
+        self.context.timers.cancel(self.timer)
+        for direction in (self.from_client, self.from_backend):
+            relay = direction.relay
+            if relay is not None:
+                direction.moved_bytes += relay.moved_bytes
+                direction.relay = None
+                self.context.cancel_relay(relay)
+            if aborted:
+                direction.source.abort()
+            else:
+                direction.source.close()
+        self._on_end(failure)
+

@@ -1,0 +1,1 @@
+"""Which route takes a connection or a request: compiled indexes, and explanations of their choice."""

@@ -1,0 +1,1 @@
+"""Who may connect: address rules and limits, as pure data structures."""

@@ -1,0 +1,221 @@
+"""The driver's half of a connection, and the socket calls that need more than one line."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import sys
+from typing import TYPE_CHECKING
+
+from smartproxy.core.failure import LostReason
+from smartproxy.core.ops import UNIX_PORT, Address
+
+if TYPE_CHECKING:
+    from smartproxy.core.stream import Link
+    from smartproxy.core.timers import Timer
+    from smartproxy.drivers.relay import Relay
+
+BACKLOG = 4096
+"""The kernel lowers it to its own maximum (net.core.somaxconn)."""
+
+RECEIVE_BYTES = 64 * 1024
+MAX_RECEIVE_BYTES = 256 * 1024
+
+NOT_REGISTERED = -1
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+# Accepted sockets take TCP_NODELAY over from their listener on Linux.
+_INHERITS_NODELAY = sys.platform == "linux"
+
+_REASONS = {
+    errno.ECONNRESET: LostReason.RESET,
+    errno.EPIPE: LostReason.RESET,
+    errno.ECONNABORTED: LostReason.RESET,
+    errno.ENOTCONN: LostReason.RESET,
+    errno.ECONNREFUSED: LostReason.REFUSED,
+    errno.ETIMEDOUT: LostReason.TIMED_OUT,
+    errno.EHOSTUNREACH: LostReason.UNREACHABLE,
+    errno.ENETUNREACH: LostReason.UNREACHABLE,
+    errno.EHOSTDOWN: LostReason.UNREACHABLE,
+    errno.ENETDOWN: LostReason.UNREACHABLE,
+    errno.EAFNOSUPPORT: LostReason.UNREACHABLE,
+    errno.ENOENT: LostReason.UNREACHABLE,
+    errno.EMFILE: LostReason.RESOURCE_EXHAUSTED,
+    errno.ENFILE: LostReason.RESOURCE_EXHAUSTED,
+    errno.ENOBUFS: LostReason.RESOURCE_EXHAUSTED,
+    errno.ENOMEM: LostReason.RESOURCE_EXHAUSTED,
+    errno.EADDRNOTAVAIL: LostReason.RESOURCE_EXHAUSTED,
+    errno.EAGAIN: LostReason.RESOURCE_EXHAUSTED,
+}
+
+
+def lost_reason(error_number: int | None) -> LostReason:
+    """The taxonomy's name for an errno."""
+    return _REASONS.get(error_number or 0, LostReason.ERROR)
+
+
+class StreamSocket:
+    """The driver's half of a `Link`: its socket and what the kernel has not taken yet."""
+
+    __slots__ = (
+        "connect_operation_id",
+        "eof_received",
+        "failure",
+        "fd",
+        "incoming_relay",
+        "linger_timer",
+        "link",
+        "open",
+        "outgoing_relay",
+        "receive_bytes",
+        "registered",
+        "sock",
+        "unsent",
+        "writing_shut_down",
+    )
+
+    def __init__(self, sock: socket.socket, link: Link) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.link = link
+        self.open = True
+        """The engine still gets inputs for the link: neither lost nor closed nor aborted."""
+        self.registered = NOT_REGISTERED
+        """The events asked of the readiness source."""
+        self.unsent: memoryview | None = None
+        """The rest of the last pull, for which the kernel had no room."""
+        self.failure: LostReason | None = None
+        """Why sending failed; what has been received is still to be read."""
+        self.eof_received = False
+        self.writing_shut_down = False
+        self.receive_bytes = RECEIVE_BYTES
+        self.connect_operation_id = 0
+        self.outgoing_relay: Relay | None = None
+        """The relay that reads from this socket."""
+        self.incoming_relay: Relay | None = None
+        """The relay that writes to this socket."""
+        self.linger_timer: Timer | None = None
+
+    def pending_error(self) -> int:
+        """The socket's own error, cleared by asking; 0 for none."""
+        return self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+class Listener:
+    """One listening socket of a configured port."""
+
+    __slots__ = ("fd", "listening_port", "sock")
+
+    def __init__(self, sock: socket.socket, listening_port: int) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.listening_port = listening_port
+
+
+def address_of(sockaddr: object) -> Address:
+    """A socket address of the standard library as the core writes it."""
+    if isinstance(sockaddr, tuple):
+        return (sockaddr[0], sockaddr[1])
+    return (sockaddr if isinstance(sockaddr, str) else "", UNIX_PORT)
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """A non-blocking listening TCP socket. Raises OSError that names the address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    shown = f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"
+    sock: socket.socket | None = None
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setblocking(False)
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        if sock is not None:
+            sock.close()
+        raise OSError(error.errno, f"cannot listen on {shown}: {error.strerror or error}") from error
+    return sock
+
+
+def open_listeners(port: int, hosts: list[str]) -> list[socket.socket]:
+    """One listener per host, all on the same port; port 0 lets the kernel pick one that all can have.
+
+    A system without IPv6 is no error when another host could be bound and the
+    one it lacks is `::`. Raises OSError; then none is left open.
+    """
+    if not hosts:
+        raise OSError(errno.EINVAL, f"no address to listen on for port {port}")
+    attempts = 8 if port == 0 else 1
+    while True:
+        attempts -= 1
+        listeners: list[socket.socket] = []
+        picked = port
+        try:
+            for host in sorted(hosts, key="::".__eq__):
+                try:
+                    sock = open_listener(host, picked)
+                except OSError as error:
+                    if host == "::" and listeners and _lacks_ipv6(error.errno):
+                        continue
+                    raise
+                listeners.append(sock)
+                picked = sock.getsockname()[1]
+        except OSError as error:
+            for sock in listeners:
+                sock.close()
+            if error.errno == errno.EADDRINUSE and listeners and attempts:
+                continue
+            raise
+        return listeners
+
+
+def _lacks_ipv6(error_number: int | None) -> bool:
+    return error_number in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
+
+
+def prepare_accepted(sock: socket.socket) -> None:
+    """Make a socket fresh from `accept` one of ours."""
+    sock.setblocking(False)
+    if not _INHERITS_NODELAY:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def start_connecting(address: Address) -> tuple[socket.socket, int]:
+    """A non-blocking socket on its way to `address`, and 0 if it is there already, else EINPROGRESS.
+
+    Raises OSError when the connection failed at once; then no socket is left open.
+    """
+    host, port = address
+    if port == UNIX_PORT:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        target: tuple[str, int] | str = host
+    else:
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        target = address
+    try:
+        sock.setblocking(False)
+        if port != UNIX_PORT:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        error_number = sock.connect_ex(target)
+    except OSError:
+        sock.close()
+        raise
+    if error_number not in (0, errno.EINPROGRESS):
+        sock.close()
+        raise OSError(error_number, errno.errorcode.get(error_number, "connect failed"))
+    return sock, error_number
+
+
+def close_with_reset(sock: socket.socket) -> None:
+    """Close a socket so that its peer sees a reset, and nothing stays in the kernel."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    except OSError:
+        # Already disconnected (EINVAL on some systems): there is nobody to reset.
+        pass
+    sock.close()

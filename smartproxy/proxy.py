@@ -1,0 +1,291 @@
+"""SmartProxy: a proxy inside a program, under asyncio or trio."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+from smartproxy.config import ConfigError, Problem, ProxyConfig, RouteConfig, compile_configuration, parse_config
+from smartproxy.core.engine import Engine
+from smartproxy.core.env import Env
+from smartproxy.core.records import AccessRecord, Level, Record
+from smartproxy.logs import LogBridge
+
+_T = TypeVar("_T")
+
+Listener = Callable[[Mapping[str, object]], None]
+Routes = Iterable[RouteConfig | Mapping[str, Any]]
+
+EVENTS = ("access", "error", "record", "started", "stopped")
+"""What `SmartProxy.on` accepts."""
+
+_log = logging.getLogger("smartproxy.proxy")
+
+
+class Driver(Protocol):
+    """What SmartProxy needs of a driver; see `smartproxy.drivers`."""
+
+    def listen(self, listening_port: int, hosts: Sequence[str]) -> int: ...
+    def stop_listening(self, listening_port: int) -> None: ...
+    def listening_ports(self) -> dict[int, int]: ...
+    def apply(self, engine_input: Callable[[float], _T]) -> _T: ...
+    async def start(self) -> None: ...
+    async def wait_idle(self, timeout_s: float) -> bool: ...
+    async def aclose(self) -> None: ...
+
+
+def _make_driver(engine: Engine, on_records: Callable[[list[Record | AccessRecord]], None]) -> Driver:
+    """The driver for the event loop that is running."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        from smartproxy.drivers.asyncio import AsyncioDriver
+
+        return AsyncioDriver(engine, on_records=on_records)
+    if "trio" in sys.modules:
+        from smartproxy.drivers.trio import TrioDriver
+
+        return TrioDriver(engine, on_records=on_records)
+    raise RuntimeError("SmartProxy runs inside asyncio or trio; no event loop is running")
+
+
+class SmartProxy:
+    """A proxy that a program starts, changes while it runs, and stops.
+
+    ```python
+    async with SmartProxy(routes=[{"match": {"ports": 8080},
+                                   "action": {"type": "forward", "targets": [{"host": "127.0.0.1", "port": 3000}]}}]):
+        await asyncio.sleep_forever()
+    ```
+
+    `routes` are mappings in the native form or `RouteConfig` models; any other
+    option of the configuration is a keyword argument (see docs/configuration.md),
+    or give a whole `ProxyConfig` as `config`. Raises ConfigError, with every
+    mistake in it, before anything is started.
+    """
+
+    def __init__(
+        self,
+        routes: Routes | None = None,
+        *,
+        config: ProxyConfig | Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        if config is not None and (routes is not None or options):
+            raise TypeError("give either config, or routes and options")
+        self._config = _as_config(config if config is not None else {"routes": _plain(routes or ()), **options})
+        compiled = compile_configuration(self._config)
+        self.warnings: list[Problem] = compiled.warnings
+        """What was accepted but is probably not meant."""
+        self._log_bridge = LogBridge()
+        self._listeners: dict[str, list[Listener]] = {event: [] for event in EVENTS}
+        self._engine = Engine(compiled.configuration, Env(entropy=os.urandom, wall_clock=time.time))
+        self._driver: Driver | None = None
+        self._added_ports: set[int] = set()
+        self._stopping = False
+
+    # Life.
+
+    async def start(self) -> None:
+        """Bind every port the routes name, then serve.
+
+        Raises OSError, with nothing left bound, when a port cannot be had, and
+        RuntimeError when the proxy was started before.
+        """
+        if self._driver is not None:
+            raise RuntimeError("a SmartProxy starts once; make another one to start again")
+        driver = _make_driver(self._engine, self._on_records)
+        self._log_bridge.tune(self._engine.context)
+        if self._listeners["access"] or self._listeners["record"]:
+            self._engine.context.wants_access_records = True
+        configuration = self._engine.configuration
+        try:
+            for port in configuration.table.listening_ports():
+                driver.listen(port, configuration.listen_hosts)
+        except BaseException:
+            await driver.aclose()
+            raise
+        self._driver = driver
+        await driver.start()
+        for problem in self.warnings:
+            _log.warning("%s", problem, extra={"event": "config_warning", "fields": {"problem": str(problem)}})
+        ports = driver.listening_ports()
+        _log.info(
+            "listening on %s",
+            ", ".join(str(port) for port in sorted(ports.values())) or "no port",
+            extra={"event": "started", "fields": {"ports": sorted(ports.values())}},
+        )
+        self._tell("started", {"ports": ports})
+
+    async def stop(self) -> None:
+        """Stop listening, let what is under way finish for `graceful_shutdown_timeout`, then close the rest."""
+        driver = self._driver
+        if driver is None or self._stopping:
+            return
+        self._stopping = True
+        for port in list(driver.listening_ports()):
+            driver.stop_listening(port)
+        driver.apply(self._engine.handle_drain)
+        try:
+            finished = await driver.wait_idle(self._engine.configuration.timeouts.graceful_shutdown_s)
+            if not finished:
+                _log.warning(
+                    "closing %d connections that did not finish in time",
+                    self._engine.connection_count,
+                    extra={"event": "drain_timed_out", "fields": {"connections": self._engine.connection_count}},
+                )
+        finally:
+            driver.apply(self._engine.handle_shutdown)
+            await driver.aclose()
+        _log.info("stopped", extra={"event": "stopped", "fields": {}})
+        self._tell("stopped", {})
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    # Changes while it runs.
+
+    @property
+    def config(self) -> ProxyConfig:
+        """The configuration in force."""
+        return self._config
+
+    @property
+    def engine(self) -> Engine:
+        """The state machine inside, for what it can tell."""
+        return self._engine
+
+    async def update_routes(self, routes: Routes) -> None:
+        """Replace all routes at once. A set that does not hold changes nothing and raises ConfigError.
+
+        Ports the new routes need are opened first (OSError changes nothing
+        either), ports they no longer name are closed. Connections keep the routes
+        they began with; an HTTP one ends after the response under way.
+        """
+        await self.update_config(self._config.with_routes(_plain(routes)))
+
+    async def update_config(self, config: ProxyConfig | Mapping[str, Any]) -> None:
+        """Replace the whole configuration, as `update_routes` does the routes."""
+        new_config = _as_config(config)
+        compiled = compile_configuration(new_config)
+        driver = self._running_driver()
+        listening = driver.listening_ports()
+        wanted = set(compiled.configuration.table.listening_ports()) | self._added_ports
+        opened: list[int] = []
+        try:
+            for port in sorted(wanted - listening.keys()):
+                driver.listen(port, compiled.configuration.listen_hosts)
+                opened.append(port)
+        except OSError:
+            for port in opened:
+                driver.stop_listening(port)
+            raise
+        driver.apply(lambda now: self._engine.handle_configuration(compiled.configuration, now))
+        self._config = new_config
+        self.warnings = compiled.warnings
+        for port in listening.keys() - wanted:
+            driver.stop_listening(port)
+
+    def _running_driver(self) -> Driver:
+        if self._driver is None or self._stopping:
+            raise RuntimeError("the proxy is not running")
+        return self._driver
+
+    async def add_listening_port(self, port: int) -> int:
+        """Listen on `port` too, whatever routes name; returns the port that was bound. Raises OSError."""
+        driver = self._running_driver()
+        listening = driver.listening_ports()
+        self._added_ports.add(port)
+        if port in listening:
+            return listening[port]
+        try:
+            return driver.listen(port, self._engine.configuration.listen_hosts)
+        except OSError:
+            self._added_ports.discard(port)
+            raise
+
+    async def remove_listening_port(self, port: int) -> None:
+        """Accept no more connections on `port`; those there are stay. Unknown ports are no error."""
+        driver = self._running_driver()
+        self._added_ports.discard(port)
+        if port in driver.listening_ports():
+            driver.stop_listening(port)
+
+    def get_listening_ports(self) -> list[int]:
+        """The ports that are bound, in order; for a configured port 0 the one the system picked."""
+        return sorted(self._driver.listening_ports().values()) if self._driver is not None else []
+
+    @property
+    def ports(self) -> dict[int, int]:
+        """Configured port → bound port."""
+        return self._driver.listening_ports() if self._driver is not None else {}
+
+    # Events.
+
+    def on(self, event: str, listener: Listener) -> Self:
+        """Call `listener(facts)` at each `event`: one of `EVENTS`. Raises ValueError for another name.
+
+        `error`: a record of level error, such as `internal_error`. `record`: every
+        record. `access`: every finished exchange or connection. Listeners run inside
+        the event loop and must not block; one that raises is logged.
+        """
+        if event not in self._listeners:
+            raise ValueError(f"no event {event!r}; there are {', '.join(EVENTS)}")
+        self._listeners[event].append(listener)
+        if event in ("access", "record"):
+            self._engine.context.wants_access_records = True
+        if event == "record":
+            self._engine.context.record_level = Level.DEBUG
+        return self
+
+    def _tell(self, event: str, facts: Mapping[str, object]) -> None:
+        for listener in self._listeners[event]:
+            try:
+                listener(facts)
+            except Exception:
+                _log.exception("a listener of %r raised", event)
+
+    def _on_records(self, records: list[Record | AccessRecord]) -> None:
+        self._log_bridge.emit(records)
+        listeners = self._listeners
+        if listeners["access"] or listeners["error"] or listeners["record"]:
+            for record in records:
+                if isinstance(record, AccessRecord):
+                    self._tell("access", {"event": "access", **access_facts(record)})
+                else:
+                    facts = {"event": record.event, "area": record.area, **record.fields}
+                    self._tell("record", facts)
+                    if record.level >= Level.ERROR:
+                        self._tell("error", facts)
+
+
+def access_facts(record: AccessRecord) -> dict[str, object]:
+    """An access record as a mapping."""
+    from smartproxy.logs.bridge import access_fields
+
+    return access_fields(record)
+
+
+def _plain(routes: Routes) -> list[Any]:
+    return [route.plain() if isinstance(route, RouteConfig) else dict(route) for route in routes]
+
+
+def _as_config(config: ProxyConfig | Mapping[str, Any]) -> ProxyConfig:
+    return config if isinstance(config, ProxyConfig) else parse_config(config)
+
+
+__all__ = ["EVENTS", "ConfigError", "SmartProxy"]

@@ -1,0 +1,178 @@
+"""The core is pure: checked in the source, in what its modules hold, and by running it without a machine."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import smartproxy.core
+
+CORE = Path(smartproxy.core.__file__).parent
+SOURCES = sorted(CORE.rglob("*.py"))
+ROOT = CORE.parents[1]
+
+PURE_MODULES = {
+    # The language and its data structures.
+    "__future__", "abc", "array", "bisect", "collections", "collections.abc", "contextlib", "copy",
+    "dataclasses", "enum", "functools", "heapq", "itertools", "math", "operator", "types", "typing",
+    "weakref",
+    # Text, numbers and formats.
+    "base64", "binascii", "fnmatch", "html", "ipaddress", "json", "re", "string", "struct", "textwrap",
+    "traceback", "unicodedata", "urllib.parse", "zlib",
+    # Cryptography on bytes in memory. `ssl` is bound further by IMPURE_ATTRIBUTES.
+    "hashlib", "hmac", "ssl", "cryptography",
+    # Codecs without input or output of their own.
+    "h11", "idna", "re2",
+}  # fmt: skip
+
+IMPURE_ATTRIBUTES = {
+    # What `ssl` does beyond bytes in memory.
+    "RAND_bytes", "create_connection", "create_default_context", "get_server_certificate",
+    "get_default_verify_paths", "load_cert_chain", "load_default_certs", "load_verify_locations",
+    "set_default_verify_paths", "wrap_socket",
+}  # fmt: skip
+
+IMPURE_BUILTINS = {"open", "print", "input", "breakpoint", "__import__", "eval", "exec"}
+
+MACHINE_MODULES = {
+    "_io", "_random", "_socket", "_thread", "asyncio", "concurrent", "datetime", "io", "logging",
+    "multiprocessing", "os", "pathlib", "posix", "random", "secrets", "select", "selectors", "signal",
+    "socket", "subprocess", "tempfile", "threading", "time", "trio", "uuid",
+}  # fmt: skip
+
+POISONED = textwrap.dedent(
+    """
+    import importlib, sys
+
+    # Dependencies first: they may use the machine while they are imported; the core may not.
+    import base64, binascii, collections.abc, contextlib, dataclasses, enum, functools, hashlib, heapq, hmac
+    import html, ipaddress, itertools, json, math, re, ssl, string, struct, traceback, typing, urllib.parse
+    import zlib, cryptography.x509, h11, idna, re2
+    import asyncio, builtins, os, random, select, socket, threading, time
+
+    class Touched(BaseException):
+        pass
+
+    def poison(owner, name):
+        def touched(*args, **kwargs):
+            raise Touched(f"{getattr(owner, '__name__', owner)}.{name}")
+        setattr(owner, name, touched)
+
+    for owner, names in {
+        time: "time time_ns monotonic monotonic_ns perf_counter perf_counter_ns sleep process_time",
+        os: "urandom getrandom open read write pipe fork getpid getenv system",
+        random: "random randint randrange choice choices shuffle getrandbits Random SystemRandom",
+        socket: "socket create_connection getaddrinfo gethostbyname socketpair",
+        select: "select poll epoll",
+        threading: "Thread Lock RLock Event Condition Timer",
+        asyncio: "get_event_loop get_running_loop new_event_loop create_task run sleep",
+        builtins: "open print input",
+    }.items():
+        for name in names.split():
+            poison(owner, name)
+
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
+    sys.stdout.write("all imported")
+    """
+)
+
+
+def place(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imported_modules(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where a name comes from"
+            yield node.module or ""
+
+
+def is_pure(module: str) -> bool:
+    top = module.partition(".")[0]
+    return (
+        module in PURE_MODULES
+        or module.startswith("smartproxy.core")
+        or top in {"h11", "idna", "cryptography"}
+    )
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=place)
+def test_the_core_imports_only_what_is_pure(path: Path) -> None:
+    impure = {module for module in imported_modules(ast.parse(path.read_text())) if not is_pure(module)}
+    assert not impure
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=place)
+def test_the_core_calls_nothing_that_reaches_the_machine(path: Path) -> None:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and node.attr in IMPURE_ATTRIBUTES:
+            found.append(f"line {node.lineno}: .{node.attr}")
+        elif (
+            isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in IMPURE_BUILTINS
+        ):
+            found.append(f"line {node.lineno}: {node.func.id}()")
+    assert not found
+
+
+def module_name(path: Path) -> str:
+    return place(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+MODULE_NAMES = [module_name(path) for path in SOURCES]
+
+
+def test_there_is_a_core_to_check() -> None:
+    assert {"smartproxy.core", "smartproxy.core.stream", "smartproxy.core.wire.tls"} <= set(MODULE_NAMES)
+
+
+def test_no_core_module_holds_a_piece_of_the_machine() -> None:
+    held = []
+    for module in map(importlib.import_module, MODULE_NAMES):
+        for name, value in vars(module).items():
+            if name.startswith("__"):
+                continue
+            origin = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            if isinstance(origin, str) and origin.partition(".")[0] in MACHINE_MODULES:
+                held.append(f"{module.__name__}.{name} is {value!r}")
+    assert not held
+
+
+def test_the_core_is_imported_on_a_machine_that_refuses_everything() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", POISONED, *MODULE_NAMES],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "all imported"
+
+
+def test_a_touched_machine_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "impure.py").write_text("from time import monotonic\nSTARTED = monotonic()\n")
+    result = subprocess.run(
+        [sys.executable, "-c", POISONED, "impure"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "Touched: time.monotonic" in result.stderr
