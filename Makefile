@@ -4,10 +4,11 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
+# PYTHON=python3.12 chooses the interpreter that the virtual environment is made with.
 VENV := .venv
 BIN := $(VENV)/bin
-PYTHON := $(BIN)/python
-PIP := $(PYTHON) -m pip --disable-pip-version-check --no-input install --quiet
+VENV_PYTHON := $(BIN)/python
+PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check --no-input install --quiet
 
 # Each stamp says that the extras it is named after are installed as pyproject.toml now asks.
 RUN_INSTALLED := $(VENV)/.installed-run
@@ -26,30 +27,30 @@ BENCH ?=
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(PYTHON):
+$(VENV_PYTHON):
 	tools/make_virtualenv.sh $(VENV)
 
-$(RUN_INSTALLED): pyproject.toml | $(PYTHON)
+$(RUN_INSTALLED): pyproject.toml | $(VENV_PYTHON)
 	@echo "Installing smartproxy into $(VENV)"
 	$(PIP) --editable '.[trio]'
 	touch $@
 
-$(DEV_INSTALLED): pyproject.toml | $(PYTHON)
+$(DEV_INSTALLED): pyproject.toml | $(VENV_PYTHON)
 	@echo "Installing smartproxy and what its tests need into $(VENV)"
 	$(PIP) --editable '.[dev]'
 	touch $@ $(RUN_INSTALLED)
 
-$(BENCH_INSTALLED): pyproject.toml | $(PYTHON)
+$(BENCH_INSTALLED): pyproject.toml | $(VENV_PYTHON)
 	@echo "Installing smartproxy and the proxies to measure it beside into $(VENV)"
-	$(PIP) --editable '.[bench]'
+	$(PIP) --editable '.[trio,bench]'
 	touch $@ $(RUN_INSTALLED)
 
 run: $(RUN_INSTALLED) ## Start the proxy on examples/quickstart.toml, with backends to try it on
-	$(PYTHON) examples/quickstart.py
+	$(VENV_PYTHON) examples/quickstart.py
 
 test: lint imports types ## Lint, import rules, types, then the whole test suite with coverage
 	tools/install_debian_packages.sh tests $(TEST_PROGRAMS)
-	$(PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal --cov --cov-report term $(ARGS)
+	$(VENV_PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal --cov --cov-report term $(ARGS)
 
 lint: $(DEV_INSTALLED) ## ruff: rules and formatting
 	$(BIN)/ruff check
@@ -70,7 +71,7 @@ coverage: $(DEV_INSTALLED) ## The last test run's coverage as pages in htmlcov/
 
 bench: $(BENCH_INSTALLED) ## Measure beside nginx, HAProxy, Envoy and Caddy (BENCH='--help' for options)
 	tools/install_debian_packages.sh bench $(BENCH_PROGRAMS)
-	$(PYTHON) -m bench.run $(BENCH)
+	$(VENV_PYTHON) -m bench.run $(BENCH)
 
 bench-results: ## The same, and write the tables into bench/RESULTS.md
 	$(MAKE) bench BENCH='--update-results $(BENCH)'

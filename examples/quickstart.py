@@ -95,7 +95,9 @@ def make_certificates(folder: Path) -> None:
         (folder / f"{host}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
 
-async def start_backend(stack: contextlib.AsyncExitStack, name: str, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+async def start_backend(
+    stack: contextlib.AsyncExitStack, name: str, host: str, port: int, tls: ssl.SSLContext | None
+) -> None:
     """A small HTTP server that says who it is and what it was asked."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

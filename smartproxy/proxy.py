@@ -11,7 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
-from smartproxy.config import ConfigError, Problem, ProxyConfig, RouteConfig, compile_configuration, parse_config
+from smartproxy.config import (
+    ConfigError,
+    Problem,
+    ProxyConfig,
+    RouteConfig,
+    compile_configuration,
+    parse_config,
+)
 from smartproxy.core.engine import Engine
 from smartproxy.core.env import Env
 from smartproxy.core.records import AccessRecord, Level, Record
@@ -61,9 +68,10 @@ class SmartProxy:
     """A proxy that a program starts, changes while it runs, and stops.
 
     ```python
-    async with SmartProxy(routes=[{"match": {"ports": 8080},
-                                   "action": {"type": "forward", "targets": [{"host": "127.0.0.1", "port": 3000}]}}]):
-        await asyncio.sleep_forever()
+    route = {"match": {"ports": 8080},
+             "action": {"type": "forward", "targets": [{"host": "127.0.0.1", "port": 3000}]}}
+    async with SmartProxy(routes=[route]):
+        await asyncio.Event().wait()
     ```
 
     `routes` are mappings in the native form or `RouteConfig` models; any other
@@ -81,7 +89,9 @@ class SmartProxy:
     ) -> None:
         if config is not None and (routes is not None or options):
             raise TypeError("give either config, or routes and options")
-        self._config = _as_config(config if config is not None else {"routes": _plain(routes or ()), **options})
+        self._config = _as_config(
+            config if config is not None else {"routes": _plain(routes or ()), **options}
+        )
         compiled = compile_configuration(self._config)
         self.warnings: list[Problem] = compiled.warnings
         """What was accepted but is probably not meant."""
@@ -115,8 +125,11 @@ class SmartProxy:
             raise
         self._driver = driver
         await driver.start()
+        driver.apply(self._engine.handle_started)
         for problem in self.warnings:
-            _log.warning("%s", problem, extra={"event": "config_warning", "fields": {"problem": str(problem)}})
+            _log.warning(
+                "%s", problem, extra={"event": "config_warning", "fields": {"problem": str(problem)}}
+            )
         ports = driver.listening_ports()
         _log.info(
             "listening on %s",
@@ -126,7 +139,7 @@ class SmartProxy:
         self._tell("started", {"ports": ports})
 
     async def stop(self) -> None:
-        """Stop listening, let what is under way finish for `graceful_shutdown_timeout`, then close the rest."""
+        """Stop listening, let what is under way finish for `graceful_shutdown_timeout`, close the rest."""
         driver = self._driver
         if driver is None or self._stopping:
             return
@@ -140,7 +153,10 @@ class SmartProxy:
                 _log.warning(
                     "closing %d connections that did not finish in time",
                     self._engine.connection_count,
-                    extra={"event": "drain_timed_out", "fields": {"connections": self._engine.connection_count}},
+                    extra={
+                        "event": "drain_timed_out",
+                        "fields": {"connections": self._engine.connection_count},
+                    },
                 )
         finally:
             driver.apply(self._engine.handle_shutdown)

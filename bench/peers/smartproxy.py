@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
-from bench.peers import SERVER_NAME, Assignment, Front, PeerMissing
+import smartproxy
+from bench.peers import IDLE_TIMEOUT_S, SERVER_NAME, Assignment, Front
 
 ROOT = Path(__file__).resolve().parents[2]
 
 CONFIGURATION = """
 listen = ["127.0.0.1"]
+inactivity_timeout = {idle}
+logging = {{ level = "warning", access_log = false }}
 
 [[routes]]
 name = "bench"
@@ -40,11 +42,7 @@ class SmartProxy:
         self._profile = profile
 
     def version(self) -> str:
-        if find_spec("smartproxy.cli.__main__") is None:
-            raise PeerMissing("this checkout of smartproxy has no command line")
-        import smartproxy
-
-        return getattr(smartproxy, "__version__", "unreleased")
+        return smartproxy.__version__
 
     def command(self, assignment: Assignment) -> list[str]:
         tls = ""
@@ -57,6 +55,7 @@ class SmartProxy:
         configuration = assignment.directory / "smartproxy.toml"
         configuration.write_text(
             CONFIGURATION.format(
+                idle=IDLE_TIMEOUT_S,
                 listen_port=assignment.listen_port,
                 backend_port=assignment.backend_port,
                 domains=f', domains = ["{SERVER_NAME}"]' if tls else "",

@@ -18,6 +18,8 @@ from smartproxy.config.referenced import Referenced
 INVALID = "invalid_value"
 """The type of the errors that our own validators raise."""
 
+IS_REQUIRED = "is required"
+
 _TAGS: set[str] = set()
 
 _TYPE_MESSAGES = {
@@ -35,7 +37,7 @@ _BOUNDS = {
     "greater_than_equal": ("ge", "must be at least {ge}"),
     "less_than": ("lt", "must be less than {lt}"),
     "less_than_equal": ("le", "must be at most {le}"),
-    "too_short": ("", "must have at least {min_length} entries"),
+    "too_short": ("", "must not be empty"),
     "too_long": ("", "must have at most {max_length} entries"),
     "string_too_short": ("", "must not be empty"),
     "string_too_long": ("", "must be at most {max_length} characters long"),
@@ -82,6 +84,8 @@ def _problem(
     steps, value = _follow(details["loc"], data)
     owners = _owners(model, details["loc"])
     key = str(steps[-1]) if steps else ""
+    if details["loc"][-1:] == ("[key]",):
+        value = key
     if kind == INVALID and context["field"] and isinstance(value, (dict, BaseModel)):
         key = context["field"]
         steps = (*steps, key)
@@ -90,7 +94,7 @@ def _problem(
     where = place_text((*place, *steps))
 
     if kind == "missing":
-        return Problem(where, "is required")
+        return Problem(where, IS_REQUIRED)
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         return _unknown_key(where, key, owners)
     refused = _planned_value(owners, key, value)
@@ -105,6 +109,8 @@ def _problem(
         return Problem(where, "must be a table", given)
     if kind == INVALID:
         message = context["message"]
+        if message == IS_REQUIRED:
+            given = ""
         if context["detail"] and not hidden:
             message += f" ({context['detail']})"
         return Problem(where, message, given, context["allowed"])

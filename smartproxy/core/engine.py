@@ -36,6 +36,7 @@ class Engine:
         "_in_input",
         "_next_link_id",
         "_pools",
+        "_started",
         "context",
         "draining",
     )
@@ -49,6 +50,7 @@ class Engine:
         self._connections: dict[int, ClientConnection] = {}
         self._next_link_id = 0
         self._in_input = False
+        self._started = False
         self.draining = False
 
     # State.
@@ -86,6 +88,15 @@ class Engine:
 
     def _new_upstream_link(self, peer: Address) -> Link:
         return self._new_link(peer, ("", 0))
+
+    def handle_started(self, now: float) -> None:
+        """The listeners are up: begin what the proxy does unasked, such as health checks."""
+        self._enter(now)
+        try:
+            self._started = True
+            self._generation.start()
+        finally:
+            self._in_input = False
 
     def handle_accepted(self, listening_port: int, peer: Address, local: Address, now: float) -> Link:
         """A client connected to the listener configured as `listening_port`; returns its link."""
@@ -187,9 +198,14 @@ class Engine:
             generation = Generation(configuration, self._pools, older.number + 1)
             generation.adopt(older)
             older.retired = True
+            older.stop()
+            for connection in list(self._connections.values()):
+                connection.retire()
             self._pools.limits = configuration.limits
             self._pools.timeouts = configuration.timeouts
             self._generation = generation
+            if self._started and not self.draining:
+                generation.start()
             self.context.record("engine", "configuration_changed", generation=generation.number)
         finally:
             self._in_input = False
@@ -199,6 +215,7 @@ class Engine:
         self._enter(now)
         try:
             self.draining = True
+            self._generation.stop()
             for connection in list(self._connections.values()):
                 connection.drain()
             self._pools.drain()
@@ -210,6 +227,7 @@ class Engine:
         self._enter(now)
         try:
             self.draining = True
+            self._generation.stop()
             for connection in list(self._connections.values()):
                 self._lose(connection.link, LostReason.ERROR)
             self._pools.drain()
@@ -274,5 +292,3 @@ class Engine:
     def poll_timeout(self) -> float:
         """When to call `handle_timeout` next, in monotonic seconds; `math.inf` for never."""
         return self.context.timers.next_deadline()
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from smartproxy.core.configuration import Configuration, ForwardAction, Target
 from smartproxy.core.upstream.pool import Pools
+from smartproxy.core.upstream.probe import Prober
 from smartproxy.core.upstream.selection import TargetState
 from smartproxy.core.wire.http1 import Http1Limits
 
@@ -15,7 +16,7 @@ class Generation:
     then end after the response under way, so that nobody stays on it for long.
     """
 
-    __slots__ = ("configuration", "http1_limits", "number", "pools", "retired", "targets")
+    __slots__ = ("configuration", "http1_limits", "number", "pools", "probers", "retired", "targets")
 
     def __init__(self, configuration: Configuration, pools: Pools, number: int) -> None:
         self.configuration = configuration
@@ -28,6 +29,7 @@ class Generation:
             target_bytes=limits.target_bytes,
         )
         self.retired = False
+        self.probers: list[Prober] = []
         self.targets: dict[Target, TargetState] = {}
         for route in configuration.table.routes:
             if isinstance(route.action, ForwardAction):
@@ -41,3 +43,18 @@ class Generation:
             before = known.get((target.hosts, target.port, target.unix_path))
             if before is not None:
                 state.group.adopt(before.group)
+
+    def start(self) -> None:
+        """Begin what runs by itself: the active health checks."""
+        for target, state in self.targets.items():
+            check = target.balancing.health_check
+            if check is not None and target.host_function is None:
+                prober = Prober(self.pools.context, self.pools, state, check)
+                self.probers.append(prober)
+                prober.start()
+
+    def stop(self) -> None:
+        """End what runs by itself."""
+        for prober in self.probers:
+            prober.stop()
+        self.probers.clear()

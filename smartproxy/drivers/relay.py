@@ -85,7 +85,7 @@ class Relay:
     for its source.
     """
 
-    __slots__ = ("_buffers", "_bulk", "_pipe", "operation", "piped_bytes", "sink", "source")
+    __slots__ = ("_buffers", "_bulk", "_can_splice", "_pipe", "operation", "piped_bytes", "sink", "source")
 
     def __init__(
         self, operation: StartRelay, source: StreamSocket, sink: StreamSocket, buffers: RelayBuffers
@@ -97,13 +97,14 @@ class Relay:
         """In the pipe: taken from the source, not yet given to the sink."""
         self._buffers = buffers
         self._bulk = False
+        self._can_splice = CAN_SPLICE
         self._pipe: Pipe | None = None
 
     @property
     def wants_source(self) -> bool:
         """The sink has taken everything, so the source may be read."""
         sink = self.sink
-        return not (self.piped_bytes or sink.unsent or sink.link.outgoing_bytes or sink.failure)
+        return not (self.piped_bytes or sink.has_unsent or sink.failure)
 
     def move(self) -> RelayOutcome | None:
         """Move what can be moved now; the outcome once there is one. Call with the sink's own bytes flushed."""
@@ -116,19 +117,21 @@ class Relay:
     def _move(self) -> RelayOutcome | None:
         operation = self.operation
         budget = TURN_BYTES
-        while budget > 0:
+        while True:
             if self.piped_bytes:
                 outcome = self._splice_to_sink()
-                if outcome is not None or self.piped_bytes:
+                if outcome is not None or not self.wants_source:
                     return outcome
-            count = min(PIPE_BYTES, budget)
+            count = PIPE_BYTES
             if operation.length_bytes >= 0:
                 count = min(count, operation.length_bytes - operation.moved_bytes)
                 if count <= 0:
                     return RelayOutcome.COMPLETE
             if self.source.eof_received:
                 return RelayOutcome.SOURCE_EOF
-            if self._bulk and (self._pipe is not None or self._take_pipe()):
+            if budget <= 0:
+                return None
+            if self._bulk and self._can_splice and (self._pipe is not None or self._take_pipe()):
                 outcome = self._splice_from_source(count)
                 if outcome is not None or not self.piped_bytes:
                     return outcome
@@ -138,7 +141,6 @@ class Relay:
                 if outcome is not None or copied == 0:
                     return outcome
                 budget -= copied
-        return None
 
     def _take_pipe(self) -> bool:
         self._pipe = self._buffers.take_pipe()
@@ -152,6 +154,9 @@ class Relay:
         except BlockingIOError:
             return None
         except OSError as error:
+            if error.errno == errno.EINVAL:
+                self._can_splice = False
+                return None
             return self._source_failed(error)
         if received == 0:
             self.source.eof_received = True
@@ -172,7 +177,10 @@ class Relay:
         except BlockingIOError:
             return None
         except OSError as error:
-            return self._sink_failed(error)
+            if error.errno != errno.EINVAL:
+                return self._sink_failed(error)
+            self._can_splice = False
+            self._leave_rest_to_sink(pipe)
         return None
 
     def _copy(self, count: int) -> tuple[int, RelayOutcome | None]:
@@ -205,11 +213,7 @@ class Relay:
         self.operation.moved_bytes += count
         self.sink.link.bytes_sent += count
 
-    def _source_failed(self, error: OSError) -> RelayOutcome | None:
-        if self._pipe is not None and error.errno == errno.EINVAL:
-            # A socket that cannot be spliced, whose bytes are still where they were.
-            self._bulk = False
-            return None
+    def _source_failed(self, error: OSError) -> RelayOutcome:
         self.source.failure = lost_reason(error.errno)
         return RelayOutcome.SOURCE_LOST
 
@@ -227,23 +231,22 @@ class Relay:
         if pipe is not None:
             self._pipe = None
             if sink.failure is None:
-                rest = self._empty(pipe)
-                self._sent(len(rest))
-                sink.unsent = memoryview(rest)
+                self._leave_rest_to_sink(pipe)
                 self._buffers.give_back(pipe)
             else:
                 self._buffers.discard(pipe)
-            self.piped_bytes = 0
+                self.piped_bytes = 0
         elif sink.failure is not None and sink.unsent is not None:
             self._sent(-min(len(sink.unsent), self.operation.moved_bytes))
 
-    def _empty(self, pipe: Pipe) -> bytes:
+    def _leave_rest_to_sink(self, pipe: Pipe) -> None:
         parts: list[bytes] = []
         while self.piped_bytes:
             part = os.read(pipe.read_fd, self.piped_bytes)
             self.piped_bytes -= len(part)
+            self._sent(len(part))
             parts.append(part)
-        return b"".join(parts)
+        self.sink.unsent = memoryview(b"".join(parts))
 
 
 _SPLICE_FLAGS = (os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK) if CAN_SPLICE else 0

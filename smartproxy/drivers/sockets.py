@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from smartproxy.core.timers import Timer
     from smartproxy.drivers.relay import Relay
 
-BACKLOG = 4096
-"""The kernel lowers it to its own maximum (net.core.somaxconn)."""
-
 RECEIVE_BYTES = 64 * 1024
 MAX_RECEIVE_BYTES = 256 * 1024
 
@@ -98,20 +95,21 @@ class StreamSocket:
         """The relay that writes to this socket."""
         self.linger_timer: Timer | None = None
 
+    @property
+    def has_unsent(self) -> bool:
+        """Bytes wait here or in the link for room in the kernel."""
+        return self.unsent is not None or self.link.outgoing_bytes > 0
+
     def pending_error(self) -> int:
         """The socket's own error, cleared by asking; 0 for none."""
         return self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
-
-class Listener:
-    """One listening socket of a configured port."""
-
-    __slots__ = ("fd", "listening_port", "sock")
-
-    def __init__(self, sock: socket.socket, listening_port: int) -> None:
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.listening_port = listening_port
+    def has_unread(self) -> bool:
+        """Bytes that arrived before the connection failed are still to be read."""
+        try:
+            return bool(self.sock.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
 
 
 def address_of(sockaddr: object) -> Address:
@@ -119,63 +117,6 @@ def address_of(sockaddr: object) -> Address:
     if isinstance(sockaddr, tuple):
         return (sockaddr[0], sockaddr[1])
     return (sockaddr if isinstance(sockaddr, str) else "", UNIX_PORT)
-
-
-def open_listener(host: str, port: int) -> socket.socket:
-    """A non-blocking listening TCP socket. Raises OSError that names the address."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    shown = f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"
-    sock: socket.socket | None = None
-    try:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.setblocking(False)
-        sock.bind((host, port))
-        sock.listen(BACKLOG)
-    except OSError as error:
-        if sock is not None:
-            sock.close()
-        raise OSError(error.errno, f"cannot listen on {shown}: {error.strerror or error}") from error
-    return sock
-
-
-def open_listeners(port: int, hosts: list[str]) -> list[socket.socket]:
-    """One listener per host, all on the same port; port 0 lets the kernel pick one that all can have.
-
-    A system without IPv6 is no error when another host could be bound and the
-    one it lacks is `::`. Raises OSError; then none is left open.
-    """
-    if not hosts:
-        raise OSError(errno.EINVAL, f"no address to listen on for port {port}")
-    attempts = 8 if port == 0 else 1
-    while True:
-        attempts -= 1
-        listeners: list[socket.socket] = []
-        picked = port
-        try:
-            for host in sorted(hosts, key="::".__eq__):
-                try:
-                    sock = open_listener(host, picked)
-                except OSError as error:
-                    if host == "::" and listeners and _lacks_ipv6(error.errno):
-                        continue
-                    raise
-                listeners.append(sock)
-                picked = sock.getsockname()[1]
-        except OSError as error:
-            for sock in listeners:
-                sock.close()
-            if error.errno == errno.EADDRINUSE and listeners and attempts:
-                continue
-            raise
-        return listeners
-
-
-def _lacks_ipv6(error_number: int | None) -> bool:
-    return error_number in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
 
 
 def prepare_accepted(sock: socket.socket) -> None:

@@ -85,7 +85,9 @@ class LogBridge:
 
 
 def _sentence(record: Record) -> str:
-    facts = " ".join(f"{name}={_shown(value)}" for name, value in record.fields.items() if name != "traceback")
+    facts = " ".join(
+        f"{name}={_shown(value)}" for name, value in record.fields.items() if name != "traceback"
+    )
     sentence = f"{record.event.replace('_', ' ')} {facts}".rstrip()
     traceback = record.fields.get("traceback")
     return f"{sentence}\n{traceback}" if traceback else sentence

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Tag, model_validator
 
-from smartproxy.config.explain import INVALID, invalid, tag_of
+from smartproxy.config.explain import invalid, tag_of
 from smartproxy.config.models.base import ConfigModel
-from smartproxy.config.models.scalars import FieldValue, Integer, Shown, UrlTemplate
+from smartproxy.config.models.scalars import ErrorContext, FieldValue, Integer, Shown, UrlTemplate, tagged_by
 from smartproxy.config.models.target import TargetConfig
 from smartproxy.config.models.tls import RouteTlsConfig
 
@@ -188,16 +188,9 @@ def _action_tag(value: object) -> str:
 
 Action = Annotated[
     Annotated[ForwardActionConfig, Tag(_FORWARD)] | Annotated[HandlerActionConfig, Tag(_HANDLER)],
-    Discriminator(
+    tagged_by(
         _action_tag,
-        custom_error_type=INVALID,
-        custom_error_message="{message}",
-        custom_error_context={
-            "message": "must say what the route does",
-            "allowed": '"forward", "handler"',
-            "detail": "",
-            "field": "type",
-        },
+        ErrorContext("must say what the route does", allowed='"forward", "handler"', field="type"),
     ),
     Shown("table [`forward`] or [`handler`]"),
 ]

@@ -58,6 +58,14 @@ class ConfigModel(BaseModel):
         except ValidationError as error:
             raise ConfigError(explain(error, cls, obj)) from None
 
+    @classmethod
+    def validated(cls, data: Any, context: dict[str, Any]) -> Self:
+        """A model of a mapping. `context["base_dir"]` is what file names are relative to.
+
+        Raises pydantic's ValidationError, for `explain`.
+        """
+        return super().model_validate(data, context=context)
+
     @model_validator(mode="wrap")
     @classmethod
     def _remember_references(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:

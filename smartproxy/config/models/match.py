@@ -61,6 +61,13 @@ Ports = Annotated[
 ]
 
 
+TlsVersions = Annotated[
+    Annotated[TlsVersion, Tag(SCALAR)] | Annotated[list[TlsVersion], Field(min_length=1), Tag(LIST)],
+    by_shape("must be a TLS version or a list of them"),
+    Shown('`"TLSv1.2"`, `"TLSv1.3"`, or a list'),
+]
+
+
 def port_ranges(ports: int | list[int | PortRangeConfig] | None) -> tuple[tuple[int, int], ...]:
     """Inclusive ranges, in order, as written."""
     return tuple(
@@ -100,7 +107,7 @@ class MatchConfig(ConfigModel):
         default=None, description="`/exact`, `/users/:id` (one segment), `/api/*` (everything below)."
     )
     client_ip: IpRules | None = Field(default=None, description="Client addresses.")
-    tls_version: TlsVersion | Annotated[list[TlsVersion], Field(min_length=1)] | None = Field(
+    tls_version: TlsVersions | None = Field(
         default=None, description="TLS versions of the client's connection."
     )
     headers: HeaderConditions | None = Field(default=None, description="Conditions on fields, by name.")

@@ -56,7 +56,7 @@ class LimitsConfig(ConfigModel):
     body_bytes: Size | None = Field(default=None, description="A request's content. Left out: no limit.")
     body_rate_bytes_per_s: Annotated[Integer, Field(ge=0)] = Field(
         default=100,
-        description="A request's content that arrives slower than this for all of `socket_timeout` is refused.",
+        description="A request's content that arrives slower for all of `socket_timeout` is refused.",
     )
     pool_connections_per_host: Count = Field(default=1024, description="Connections to one host.")
     pool_idle_per_host: Annotated[Integer, Field(ge=0)] = Field(
@@ -106,8 +106,8 @@ class ProxyConfig(ConfigModel):
     )
     initial_data_timeout: Duration = Field(
         default=60.0,
-        description="All of a client's PROXY header, ClientHello and TLS handshake; all of an HTTP head, from "
-        "its first byte.",
+        description="All of a client's PROXY header, ClientHello and TLS handshake; all of an HTTP head, "
+        "from its first byte.",
     )
     socket_timeout: Duration = Field(
         default=60.0, description="The longest silence of the side whose turn it is during an exchange."

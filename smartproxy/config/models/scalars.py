@@ -66,12 +66,26 @@ def shape_of(value: object) -> str:
     return FUNCTION if callable(value) else SCALAR
 
 
+class ErrorContext(dict[str, int | str | float]):
+    """What a `Discriminator` says of a value that no alternative takes; hashable, as `Annotated` demands."""
+
+    def __init__(self, message: str, *, allowed: str = "", field: str = "") -> None:
+        super().__init__(message=message, allowed=allowed, detail="", field=field)
+
+    def __hash__(self) -> int:  # type: ignore[override]  # never changed after it is made
+        return id(self)
+
+
+def tagged_by(tag: Callable[[Any], str], context: ErrorContext) -> Discriminator:
+    """Choose among `Tag`ged alternatives by what `tag` makes of the value."""
+    return Discriminator(
+        tag, custom_error_type=INVALID, custom_error_message="{message}", custom_error_context=context
+    )
+
+
 def by_shape(message: str) -> Discriminator:
     """Choose among `Tag`ged alternatives by shape; `message` is for a value of no known shape."""
-    context = {"message": message, "allowed": "", "detail": "", "field": ""}
-    return Discriminator(
-        shape_of, custom_error_type=INVALID, custom_error_message="{message}", custom_error_context=context
-    )
+    return tagged_by(shape_of, ErrorContext(message))
 
 
 Function = Annotated[
@@ -354,15 +368,28 @@ FieldValue = Annotated[str, AfterValidator(_check_field_value), Shown("text")]
 UrlTemplate = Annotated[str, AfterValidator(_check_url_template), Shown("URL template")]
 FieldTemplate = Annotated[str, AfterValidator(_check_field_template), Shown("template")]
 SettableFieldName = Annotated[str, AfterValidator(_check_settable_field_name), Shown("field name")]
+
+
+def _names_differ(table: dict[str, Any]) -> dict[str, Any]:
+    seen: set[str] = set()
+    for name in table:
+        if name.lower() in seen:
+            raise invalid("is given more than once; field names do not differ by case", field=name)
+        seen.add(name.lower())
+    return table
+
+
 HeaderConditions = Annotated[
     dict[
         Annotated[str, AfterValidator(_check_condition_name)],
         Annotated[str, AfterValidator(_check_condition)],
     ],
+    AfterValidator(_names_differ),
     Shown("table of field name → exact text, glob, or `/RE2 expression/`"),
 ]
 HeaderRules = Annotated[
     dict[SettableFieldName, FieldTemplate | None],
+    AfterValidator(_names_differ),
     Shown("table of field name → template, or null to remove the field"),
 ]
 

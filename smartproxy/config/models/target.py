@@ -124,8 +124,8 @@ class TargetConfig(ConfigModel):
 
     host: Host | None = Field(
         default=None,
-        description="Name or address; several are load-balanced. A function gets a `RouteContext` and returns "
-        "one host or a list.",
+        description="Name or address; several are load-balanced. A function gets a `RouteContext` and "
+        "returns one host or a list.",
     )
     port: TargetPort | None = Field(
         default=None, description='The port; "preserve" is the one the client came in on.'
@@ -143,7 +143,7 @@ class TargetConfig(ConfigModel):
     )
     send_proxy_protocol: SendProxyProtocol | None = Field(
         default=None,
-        description="Open each connection with a PROXY header of this version. Left out: as at the top level.",
+        description="Open each connection with a PROXY header of this version. Left out: as at top level.",
     )
     headers: HeadersConfig = Field(
         default=HeadersConfig(), description="Fields to set or remove, after those of the route."

@@ -68,14 +68,15 @@ class OriginTlsConfig(ConfigModel):
 
     verify: bool = Field(
         default=True,
-        description="Verify the backend's certificate. Without it anyone on the way can read and change the traffic.",
+        description="Verify the backend's certificate. Without it anyone on the way can read and change "
+        "the traffic.",
     )
     ca: PemOrFile | None = Field(
         default=None, description="Authorities to verify with, in place of the system's store."
     )
     fingerprint: Fingerprint | None = Field(
         default=None,
-        description="SHA-256 fingerprint of the one certificate to accept, in place of verification by authority.",
+        description="SHA-256 fingerprint of the one certificate to accept, in place of authorities.",
     )
     server_name: HostName | None = Field(
         default=None, description="Name to send as SNI and to verify, in place of the target's host."
@@ -116,8 +117,8 @@ class RouteTlsConfig(ConfigModel):
     )
     certificate: CertificateConfig | None = Field(
         default=None,
-        description="The certificate shown to clients. Left out: one of another route that is good for the name, "
-        "else the default certificate.",
+        description="The certificate shown to clients. Left out: one of another route that is good for "
+        "the name, else the default certificate.",
     )
     versions: Annotated[list[TlsVersion], Field(min_length=1)] = Field(
         default=["TLSv1.2", "TLSv1.3"], description="TLS versions that clients may use."
@@ -139,5 +140,6 @@ class RouteTlsConfig(ConfigModel):
     )
     backend: OriginTlsConfig | None = Field(
         default=None,
-        description='How backend certificates are checked, with "terminate-and-reencrypt". Targets may differ.',
+        description='How backend certificates are checked, with "terminate-and-reencrypt". '
+        "Targets may differ.",
     )

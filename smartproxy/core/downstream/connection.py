@@ -272,7 +272,7 @@ class ClientConnection:
     def takes_every_byte(self, route: Route) -> bool:
         """Whether a raw route wants its bytes whatever they look like."""
         action = route.action
-        return route.match.protocol is MatchProtocol.TCP and not self.plan.may_need_http or (
+        return (route.match.protocol is MatchProtocol.TCP and not self.plan.may_need_http) or (
             isinstance(action, HandlerAction) and route.match.protocol is not MatchProtocol.HTTP
         )
 
@@ -320,9 +320,6 @@ class ClientConnection:
     def client_left(self) -> None:
         self.lost(Failure(FailureSource.CLIENT, FailureCode.CONNECTION_TERMINATED, "closed early"))
 
-    def exchange_finished(self) -> None:
-        """An HTTP exchange on this connection has ended."""
-
     def drain(self) -> None:
         """Finish what is under way, take nothing new."""
         self.draining = True
@@ -331,6 +328,11 @@ class ClientConnection:
                 self.server.drain()
         elif self.raw is None and self.tunnel is None:
             self.client_left()
+
+    def retire(self) -> None:
+        """A newer configuration is in force: do not stay on this one for long."""
+        if self.server is not None and self.tunnel is None:
+            self.server.retire()
 
     def log_refusal(self, status: int, failure: Failure) -> None:
         """An access record for a request that never became one."""

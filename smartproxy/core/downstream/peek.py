@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 _REQUEST_LINE = re.compile(rb"(?:\r?\n){0,2}" + _TOKEN + rb"{1,32} +[^ \r\n]+ +HTTP/[0-9]")
 _REQUEST_LINE_BEGUN = re.compile(
-    rb"\r?\n?\r?\n?" + _TOKEN + rb"{0,32}(?:(?<=[^\r\n]) +(?:[^ \x00-\x1f\x7f]+(?: +(?:H(?:T(?:T(?:P/?)?)?)?)?)?)?)?\Z"
+    rb"\r?\n?\r?\n?"
+    + _TOKEN
+    + rb"{0,32}(?:(?<=[^\r\n]) +(?:[^ \x00-\x1f\x7f]+(?: +(?:H(?:T(?:T(?:P/?)?)?)?)?)?)?)?\Z"
 )
 _LONGEST_REQUEST_LINE = 16 * 1024 + 64
 

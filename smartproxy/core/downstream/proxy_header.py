@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 class ProxyHeaderStage:
-    """Demands or allows a PROXY header; one that is malformed, missing or from a stranger ends the connection."""
+    """Demands or allows a PROXY header.
+
+    One that is malformed, missing where it is required, or from a stranger ends the connection.
+    """
 
     __slots__ = ("_connection", "_decoder", "_link", "_required", "_trusted")
 
@@ -41,7 +44,7 @@ class ProxyHeaderStage:
             return
         if not self._trusted:
             # Passed on, it would speak to the backend in a stranger's name.
-            connection.refuse(FailureCode.PROXY_PROTOCOL_ERROR, "PROXY header from a peer that is not trusted")
+            connection.refuse(FailureCode.PROXY_PROTOCOL_ERROR, "PROXY header from an untrusted peer")
             return
         connection.proxy_header_done(header, self._decoder.remainder)
 

@@ -91,23 +91,19 @@ class RawForward:
         generation = connection.generation
         state = find_target(action, generation.targets, connection.local_port, None, b"", [])
         if state is None:
-            self._failed(
-                Failure(FailureSource.PROXY, FailureCode.DESTINATION_NOT_FOUND, "no target matches")
-            )
+            self._failed(Failure(FailureSource.PROXY, FailureCode.DESTINATION_NOT_FOUND, "no target matches"))
             return
         self._selection = Selection(
             connection.context,
             generation.pools,
             state,
-            client_key=connection.client_key,
-            local_port=connection.local_port,
-            route_context=self._route_context,
-            on_chosen=self._chosen,
-            on_failed=self._failed,
+            connection.client_key,
+            connection.local_port,
+            self,
         )
         self._selection.choose()
 
-    def _route_context(self) -> RouteContext:
+    def route_context(self) -> RouteContext:
         connection = self._connection
         return RouteContext(
             port=connection.local_port,
@@ -118,7 +114,7 @@ class RawForward:
             tls_version=connection.tls_version,
         )
 
-    def _chosen(self, choice: Choice) -> None:
+    def host_chosen(self, choice: Choice) -> None:
         connection = self._connection
         self._choice = choice
         choice.host.in_flight += 1
@@ -233,6 +229,9 @@ class RawForward:
 
     def _tunnel_ended(self, failure: Failure | None) -> None:
         self._end(failure)
+
+    def selection_failed(self, failure: Failure) -> None:
+        self._failed(failure)
 
     def _failed(self, failure: Failure) -> None:
         self._connection.stream.close()

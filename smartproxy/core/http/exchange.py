@@ -153,16 +153,13 @@ class Exchange:
             self._context,
             generation.pools,
             state,
-            client_key=connection.client_key,
-            local_port=connection.local_port,
-            route_context=self.route_context,
-            on_chosen=self._chosen,
-            on_failed=self._unavailable,
+            connection.client_key,
+            connection.local_port,
+            self,
         )
-        self._arm(connection.timeouts.connection_s + 1.0)
         self._selection.choose()
 
-    def _chosen(self, choice: Choice) -> None:
+    def host_chosen(self, choice: Choice) -> None:
         self._choice = choice
         self._holds_host = True
         choice.host.in_flight += 1
@@ -176,6 +173,8 @@ class Exchange:
                 self.connection_ready(backend)
                 return
             ticket = choice.pool.open(self)
+        # The dial has its own deadline; this one only catches a place in the queue.
+        self._arm(self._connection.timeouts.connection_s + 1.0)
         # It may have come back before `open` did.
         if self._backend is None and self._choice is choice:
             self._ticket = ticket
@@ -486,6 +485,9 @@ class Exchange:
         else:
             self._refuse(413, failure, f"The request body may be at most {limit} bytes.")
 
+    def selection_failed(self, failure: Failure) -> None:
+        self._unavailable(failure)
+
     def _unavailable(self, failure: Failure) -> None:
         self._refuse(status_for(failure), failure, "")
 
@@ -609,7 +611,6 @@ class Exchange:
         """The exchange is over; say so in the access log."""
         if self._context.wants_access_records:
             self._context.records.append(self._access_record())
-        self._connection.exchange_finished()
 
     def _access_record(self) -> AccessRecord:
         connection = self._connection

@@ -98,8 +98,8 @@ class ForwardingFields:
         `authority` is the request's own, empty where it has none. From an untrusted
         client every field that backends may believe in this matter is removed first,
         in any spelling. From a trusted one they stay: X-Forwarded-For and Forwarded
-        are extended, each becoming one line; X-Forwarded-Proto, -Host and -Port are
-        only written where they lack.
+        are extended, each becoming one line (a malformed Forwarded is replaced);
+        X-Forwarded-Proto, -Host and -Port are only written where they lack.
         """
         if authority != self._authority:
             self._write_tail(authority)
@@ -123,11 +123,10 @@ class ForwardingFields:
                 claims[name] = value
                 kept.append(line)
             # Else it is another spelling, which a trusted proxy passes on unread but does not write.
-        if _FORWARDED not in claims:
-            if _FOR in claims:
-                claims[_FORWARDED] = _forwarded_from(claims)
-        elif _FOR not in claims:
+        if _FORWARDED in claims:
             _complete_from_forwarded(claims, kept)
+        if _FOR in claims and _FORWARDED not in claims:
+            claims[_FORWARDED] = _forwarded_from(claims)
         for line in self._tail:
             name, value = line
             before = claims.get(name)
@@ -148,28 +147,35 @@ def _forwarded_from(claims: dict[bytes, bytes]) -> bytes:
     if len(members) > MAX_ELEMENTS:
         return b""
     elements = []
-    # The scheme and host are those of the client's own request, the first hop.
-    proto, host = claims.get(_PROTO), claims.get(_HOST)
     for member in members:
         try:
             addresses = parse_x_forwarded_for(member)
         except ForwardedError:
             addresses = ["unknown"]
-        for address in addresses:
-            node = format_node(_unmapped(address))
-            elements.append(format_forwarded_element(for_=node, proto=proto or None, host=host or None))
-            proto = host = None
+        elements += [format_forwarded_element(for_=format_node(_unmapped(ip))) for ip in addresses]
+    proto, host = claims.get(_PROTO), claims.get(_HOST)
+    if elements and (proto or host):
+        # The scheme and host are those of the client's own request, the first hop.
+        first = format_forwarded_element(for_=elements[0][4:], proto=proto or None, host=host or None)
+        try:
+            parse_forwarded(first)
+        except ForwardedError:
+            pass  # They are no scheme and host, and go on in their own fields only.
+        else:
+            elements[0] = first
     return b", ".join(elements)
 
 
 def _complete_from_forwarded(claims: dict[bytes, bytes], kept: Fields) -> None:
-    """Claim and write what Forwarded says and X-Forwarded-* does not; nothing where it is malformed."""
+    """Claim and write what Forwarded says and X-Forwarded-* does not."""
     try:
         elements = parse_forwarded(claims[_FORWARDED])
     except ForwardedError:
+        # An open quote would swallow our own element; so a malformed value is not extended but replaced.
+        del claims[_FORWARDED]
         return
     nodes = [element.for_ for element in elements if element.for_ is not None]
-    if nodes:
+    if nodes and _FOR not in claims:
         claims[_FOR] = b", ".join(_unmapped(node.ip or "unknown").encode("ascii") for node in nodes)
     if elements:
         # The last element is the trusted proxy's own; those before it may be hearsay.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from smartproxy.core.context import Context
@@ -47,6 +48,7 @@ class Http1Client:
         "_chunked_request",
         "_context",
         "_decoder",
+        "_idle_since",
         "_keep_alive",
         "_pool",
         "_relay",
@@ -72,7 +74,8 @@ class Http1Client:
         self._pool = pool
         self._shareable = shareable
         self._decoder = ResponseDecoder()
-        self._timer = Timer(self.close)
+        self._timer = Timer(self._idle_check)
+        self._idle_since = 0.0
         self._chunked_request = False
         self._request_ended = True
         self._response_begun = False
@@ -101,7 +104,6 @@ class Http1Client:
         self._relayed_bytes = 0
         self._decoder.expect_response_to(head.method)
         self.requests_sent += 1
-        self._context.timers.cancel(self._timer)
         self.stream.write(data)
 
     def send_data(self, data: bytes) -> None:
@@ -198,7 +200,9 @@ class Http1Client:
             if not self._pool.connection_free(self):
                 self._discard()
             elif self.receiver is None:
-                self._context.set_timer(self._timer, self._pool.pools.timeouts.pool_idle_s)
+                self._idle_since = self._context.now
+                if self._timer.deadline == inf:
+                    self._context.set_timer(self._timer, self._pool.pools.timeouts.pool_idle_s)
         else:
             self._discard()
         receiver.response_end(trailers)
@@ -256,6 +260,16 @@ class Http1Client:
             receiver.response_failed(failure)
 
     # The end of the connection.
+
+    def _idle_check(self) -> None:
+        # Re-armed only when it fires, so that a busy connection's timer costs its requests nothing.
+        idle_until = self._idle_since + self._pool.pools.timeouts.pool_idle_s
+        if self.receiver is not None:
+            self._context.set_timer(self._timer, self._pool.pools.timeouts.pool_idle_s)
+        elif idle_until > self._context.now:
+            self._context.timers.set(self._timer, idle_until)
+        else:
+            self.close()
 
     def close(self) -> None:
         """Close an idle connection."""

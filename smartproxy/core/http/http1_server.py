@@ -164,9 +164,7 @@ class Http1Server:
 
     def receive_eof(self) -> None:
         self._eof = True
-        if self._lingering:
-            self._close()
-        elif self._exchange is None:
+        if self._lingering or self._exchange is None:
             self._close()
         elif not self._request_ended:
             exchange = self._exchange
@@ -283,6 +281,11 @@ class Http1Server:
         self._must_close = True
         if self._exchange is None and not self._lingering and not self._decoder.has_partial_message:
             self._finish()
+
+    def retire(self) -> None:
+        """The routes have changed: an idle connection ends now, a busy one after its response."""
+        if self._request is not None:
+            self.drain()
 
     def _refuse(self, error: Http1Error) -> None:
         """Answer what is not HTTP with the status it deserves, and end the connection."""

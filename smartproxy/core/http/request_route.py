@@ -1,4 +1,4 @@
-"""Which route a request gets, and why it may get none (SPEC: a connection's TLS serves only its own names)."""
+"""Which route a request gets, and why it may get none."""
 
 from __future__ import annotations
 

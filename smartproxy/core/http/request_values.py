@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from smartproxy.core.http.messages import RequestHead
@@ -32,8 +31,33 @@ class RequestValues:
         if name.startswith("header."):
             wanted = name[7:].lower().encode("latin-1", "replace")
             return ", ".join(v.decode("latin-1") for n, v in self._head.fields if n == wanted)
-        getter = _GETTERS.get(name)
-        return getter(self) if getter is not None else ""
+        connection = self._connection
+        match name:
+            case "clientIp":
+                return connection.client_ip
+            case "clientPort":
+                return str(connection.client[1])
+            case "domain":
+                return connection.host_of(self._head.authority)
+            case "path":
+                return self._head.target.partition(b"?")[0].decode("ascii", "replace")
+            case "port":
+                return str(connection.local_port)
+            case "method":
+                return self._head.method.decode("ascii")
+            case "scheme":
+                return "https" if connection.tls_version else "http"
+            case "routeName":
+                return self._route_name
+            case "uuid":
+                return self._uuid()
+            case "requestId":
+                return self.request_id()
+            case "timestamp":
+                return str(int(connection.context.env.wall_clock()))
+            case "tlsVersion":
+                return connection.tls_version
+        return ""
 
     def _uuid(self) -> str:
         random = bytearray(self._connection.context.env.entropy(16))
@@ -48,25 +72,3 @@ class RequestValues:
         if not self._request_id:
             self._request_id = self._uuid()
         return self._request_id
-
-    def _path(self) -> str:
-        return self._head.target.partition(b"?")[0].decode("ascii", "replace")
-
-    def _domain(self) -> str:
-        return self._connection.host_of(self._head.authority)
-
-
-_GETTERS: dict[str, Callable[[RequestValues], str]] = {
-    "clientIp": lambda v: v._connection.client_ip,
-    "clientPort": lambda v: str(v._connection.client[1]),
-    "domain": RequestValues._domain,
-    "path": RequestValues._path,
-    "port": lambda v: str(v._connection.local_port),
-    "method": lambda v: v._head.method.decode("ascii"),
-    "scheme": lambda v: "https" if v._connection.tls_version else "http",
-    "routeName": lambda v: v._route_name,
-    "uuid": RequestValues._uuid,
-    "requestId": RequestValues.request_id,
-    "timestamp": lambda v: str(int(v._connection.context.env.wall_clock())),
-    "tlsVersion": lambda v: v._connection.tls_version,
-}

@@ -157,4 +157,3 @@ class Tunnel:
             else:
                 direction.source.close()
         self._on_end(failure)
-

@@ -12,6 +12,8 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
+from smartproxy.core.wire.ip_text import ipv6_text, pack_ip
+
 MAX_NUMBER = (1 << 128) - 1
 IPV4_BASE = 0xFFFF << 32
 """The number of 0.0.0.0, which is `::ffff:0.0.0.0`."""
@@ -19,7 +21,6 @@ IPV4_LAST = IPV4_BASE + 0xFFFFFFFF
 
 # Leading zeros are octal to some parsers and decimal to others (RFC 6943 §3.1.1): absent here, so refused.
 _OCTETS = {str(octet): octet for octet in range(256)}
-_IPV6_CHARACTERS = re.compile("[0-9A-Fa-f:]+")
 _PREFIX_LENGTH = re.compile("0|[1-9][0-9]{0,2}")
 
 
@@ -45,54 +46,20 @@ def ip_number(text: str) -> int:
 
 
 def _ipv6_number(text: str) -> int:
-    # RFC 4291 §2.2.
     address, percent, scope = text.partition("%")
-    if ":" not in address or (percent and not scope) or "%" in scope:
-        raise ValueError(f"{text!r} is not an IP address")
-    if "." in address:
-        head, _, tail = address.rpartition(":")
-        low = ip_number(tail)
-        address = f"{head}:{low >> 16 & 0xFFFF:x}:{low & 0xFFFF:x}"
-    before, gap, after = address.partition("::")
-    groups = before.split(":") if before else []
-    last_groups = after.split(":") if after else []
-    missing = 8 - len(groups) - len(last_groups)
-    if (missing < 1 if gap else missing != 0) or _IPV6_CHARACTERS.fullmatch(address) is None:
-        raise ValueError(f"{text!r} is not an IP address")
-    number = 0
-    for group in groups:
-        number = number << 16 | _group_number(group, text)
-    number <<= 16 * missing
-    for group in last_groups:
-        number = number << 16 | _group_number(group, text)
-    return number
-
-
-def _group_number(group: str, text: str) -> int:
-    if not 0 < len(group) <= 4:
-        raise ValueError(f"{text!r} is not an IP address")
-    return int(group, 16)
+    if ":" in address and bool(percent) == bool(scope) and "%" not in scope:
+        try:
+            return int.from_bytes(pack_ip(address))
+        except ValueError:
+            pass
+    raise ValueError(f"{text[:64]!r} is not an IP address")
 
 
 def ip_text(number: int) -> str:
     """The canonical text of an address: dotted for IPv4, also when it was mapped, else RFC 5952."""
     if IPV4_BASE <= number <= IPV4_LAST:
         return f"{number >> 24 & 255}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
-    groups = [number >> shift & 0xFFFF for shift in range(112, -1, -16)]
-    gap_start, gap_length = 0, 1
-    position = 0
-    while position < 8:
-        end = position
-        while end < 8 and groups[end] == 0:
-            end += 1
-        # RFC 5952 §4.2: the longest run, the first of equals, and never a single group.
-        if end - position > gap_length:
-            gap_start, gap_length = position, end - position
-        position = end + 1
-    texts = [f"{group:x}" for group in groups]
-    if gap_length == 1:
-        return ":".join(texts)
-    return ":".join(texts[:gap_start]) + "::" + ":".join(texts[gap_start + gap_length :])
+    return ipv6_text(number.to_bytes(16))
 
 
 def parse_ip_rule(rule: str) -> tuple[tuple[int, int], ...]:
@@ -155,9 +122,10 @@ def _wildcard_interval(text: str) -> tuple[int, int]:
 
 
 def _without_ipv4(first: int, last: int) -> tuple[tuple[int, int], ...]:
-    if first < IPV4_BASE and last > IPV4_LAST:
-        return (first, IPV4_BASE - 1), (IPV4_LAST + 1, last)
-    return ((first, last),)
+    if last < IPV4_BASE or first > IPV4_LAST or (first >= IPV4_BASE and last <= IPV4_LAST):
+        return ((first, last),)
+    outside = (first, IPV4_BASE - 1), (IPV4_LAST + 1, last)
+    return tuple(interval for interval in outside if interval[0] <= interval[1])
 
 
 class _Bounds:

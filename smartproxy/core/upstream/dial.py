@@ -194,7 +194,7 @@ class Dial:
         if tls is None:
             self._finish(link)
             return
-        # An IP literal is checked against the certificate but never sent as SNI (RFC 6066 §3); `ssl` sees to it.
+        # An IP literal must be in the certificate but is never sent as SNI (RFC 6066 §3); `ssl` sees to it.
         is_unix = self._endpoint.port == UNIX_PORT
         name = tls.server_name or (None if is_unix else self._endpoint.host)
         try:

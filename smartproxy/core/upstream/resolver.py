@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from smartproxy.core.context import Context
 from smartproxy.core.failure import Failure, FailureCode, FailureSource, LostReason
-from smartproxy.core.ops import ResolveHost, Resolved, Result
+from smartproxy.core.ops import Resolved, ResolveHost, Result
 from smartproxy.core.security.ip_rules import ip_number
 
 CACHE_S = 5.0
@@ -77,9 +77,7 @@ class Resolver:
             self._remember(host, addresses)
         else:
             reason = getattr(result, "reason", LostReason.ERROR)
-            code = (
-                FailureCode.DNS_TIMEOUT if reason is LostReason.TIMED_OUT else FailureCode.DNS_ERROR
-            )
+            code = FailureCode.DNS_TIMEOUT if reason is LostReason.TIMED_OUT else FailureCode.DNS_ERROR
             detail = getattr(result, "detail", "")
             failure = Failure(FailureSource.BACKEND, code, f"{host}: {detail}", retryable=True)
         for lookup in waiting:

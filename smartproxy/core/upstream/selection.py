@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from smartproxy.core.configuration import ForwardAction, Target, TargetMatch
 from smartproxy.core.context import Context
@@ -11,8 +12,9 @@ from smartproxy.core.failure import Failure, FailureCode, FailureSource
 from smartproxy.core.http.messages import Fields
 from smartproxy.core.ops import UNIX_PORT, CallFunction, Result, Returned
 from smartproxy.core.routing.paths import PathPattern
-from smartproxy.core.upstream.balancing import Host, HostGroup
+from smartproxy.core.upstream.balancing import HostGroup
 from smartproxy.core.upstream.dial import Endpoint
+from smartproxy.core.upstream.health import Host
 from smartproxy.core.upstream.pool import Pool, Pools
 
 POOLS_PER_TARGET = 1024
@@ -80,9 +82,7 @@ class TargetState:
         if group is None:
             if len(groups) >= DYNAMIC_GROUPS_PER_TARGET:
                 del groups[next(iter(groups))]
-            group = HostGroup(
-                Target(hosts=hosts, weights=(1,) * len(hosts), balancing=self.target.balancing)
-            )
+            group = HostGroup(Target(hosts=hosts, weights=(1,) * len(hosts), balancing=self.target.balancing))
         groups[hosts] = group
         return group
 
@@ -97,14 +97,23 @@ class Choice:
     pool: Pool
 
 
+class Chooser(Protocol):
+    """Who a backend is chosen for."""
+
+    def route_context(self) -> RouteContext: ...
+    def host_chosen(self, choice: Choice) -> None: ...
+    def selection_failed(self, failure: Failure) -> None: ...
+
+
 class Selection:
     """Chooses, and chooses again when a host could not be reached.
 
-    `choose` ends in `on_chosen(choice)` or `on_failed(failure)`: at once, or after
-    the user's host and port functions have answered.
+    `choose` ends in the chooser's `host_chosen` or `selection_failed`: at once, or
+    after the user's host and port functions have answered.
     """
 
     __slots__ = (
+        "_chooser",
         "_client_key",
         "_context",
         "_group",
@@ -112,10 +121,7 @@ class Selection:
         "_operation_id",
         "_pools",
         "_port",
-        "_route_context",
         "_state",
-        "on_chosen",
-        "on_failed",
         "tried",
     )
 
@@ -124,24 +130,19 @@ class Selection:
         context: Context,
         pools: Pools,
         state: TargetState,
-        *,
         client_key: bytes,
         local_port: int,
-        route_context: Callable[[], RouteContext],
-        on_chosen: Callable[[Choice], None],
-        on_failed: Callable[[Failure], None],
+        chooser: Chooser,
     ) -> None:
         self._context = context
         self._pools = pools
         self._state = state
         self._client_key = client_key
         self._local_port = local_port
-        self._route_context = route_context
+        self._chooser = chooser
         self._group: HostGroup | None = None
         self._port: int | None = None
         self._operation_id = 0
-        self.on_chosen = on_chosen
-        self.on_failed = on_failed
         self.tried: Collection[Host] = ()
 
     def choose(self) -> None:
@@ -161,10 +162,12 @@ class Selection:
                 self._port = self._local_port if target.port == "preserve" else target.port
         host = self._group.choose(self._client_key, self._context.now, self.tried)
         if host is None:
-            self.on_failed(Failure(FailureSource.BACKEND, FailureCode.DESTINATION_UNAVAILABLE, "no healthy host"))
+            self._chooser.selection_failed(
+                Failure(FailureSource.BACKEND, FailureCode.DESTINATION_UNAVAILABLE, "no healthy host")
+            )
             return
         pool = self._state.pool(self._pools, host.name, self._port)
-        self.on_chosen(Choice(self._state, self._group, host, pool))
+        self._chooser.host_chosen(Choice(self._state, self._group, host, pool))
 
     def exclude(self, host: Host) -> bool:
         """Do not choose `host` again. False: there is no other one to try."""
@@ -180,14 +183,20 @@ class Selection:
         return group.retry_after_s(self._context.now)
 
     def _call(self, function: Callable[..., object], on_result: Callable[[Result], None]) -> None:
-        operation = CallFunction(self._context.next_operation_id(), function, (self._route_context(),))
+        operation = CallFunction(
+            self._context.next_operation_id(), function, (self._chooser.route_context(),)
+        )
         self._operation_id = self._context.start(operation, on_result)
 
     def _hosts_returned(self, result: Result) -> None:
         self._operation_id = 0
         value = result.value if isinstance(result, Returned) else result
         hosts = (value,) if isinstance(value, str) else value
-        if not isinstance(hosts, (list, tuple)) or not hosts or not all(h and isinstance(h, str) for h in hosts):
+        if (
+            not isinstance(hosts, (list, tuple))
+            or not hosts
+            or not all(h and isinstance(h, str) for h in hosts)
+        ):
             self._function_failed("host", value)
             return
         self._group = self._state.dynamic_group(tuple(hosts))
@@ -204,7 +213,9 @@ class Selection:
 
     def _function_failed(self, which: str, value: object) -> None:
         detail = f"the {which} function returned {value!r:.200}"
-        self.on_failed(Failure(FailureSource.PROXY, FailureCode.PROXY_CONFIGURATION_ERROR, detail))
+        self._chooser.selection_failed(
+            Failure(FailureSource.PROXY, FailureCode.PROXY_CONFIGURATION_ERROR, detail)
+        )
 
 
 def find_target(

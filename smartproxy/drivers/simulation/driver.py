@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from math import inf
 from random import Random
 from typing import Any, Protocol, TypeVar
@@ -12,23 +11,18 @@ from typing import Any, Protocol, TypeVar
 from smartproxy.core.failure import LostReason
 from smartproxy.core.ops import (
     Address,
-    CallFunction,
     CancelOperation,
-    Opened,
-    OpenStream,
     Operation,
-    OperationFailed,
     RelayOutcome,
-    ResolveHost,
     Result,
-    Returned,
     StartRelay,
 )
 from smartproxy.core.records import AccessRecord, Record
 from smartproxy.core.stream import Ending, Link
 from smartproxy.drivers.simulation.clock import Clock, Event
 from smartproxy.drivers.simulation.link_socket import LinkSocket, Relay
-from smartproxy.drivers.simulation.network import PROXY_IP, Network, PendingConnect, format_address
+from smartproxy.drivers.simulation.network import PROXY_IP, Network, format_address
+from smartproxy.drivers.simulation.operations import OperationRunner
 from smartproxy.drivers.simulation.resolver import SimulatedResolver
 from smartproxy.drivers.simulation.sockets import VirtualSocket
 from smartproxy.drivers.simulation.tasks import Task

@@ -93,5 +93,5 @@ def log_uniform(random: Random, low: int, high: int) -> int:
     """A whole number from `low` to `high`, every order of magnitude as likely as every other."""
     if low >= high:
         return low
-    drawn = low * float(high / low) ** random.random()
+    drawn: float = low * (high / low) ** random.random()
     return min(high, max(low, round(drawn)))

@@ -153,7 +153,13 @@ class Simulation:
 
         `run()` waits for every script that is not a daemon.
         """
-        task = Task(self.clock, coroutine, name or getattr(coroutine, "__name__", "script"), daemon, self._script_failed)
+        task = Task(
+            self.clock,
+            coroutine,
+            name or getattr(coroutine, "__name__", "script"),
+            daemon,
+            self._script_failed,
+        )
         self._tasks.append(task)
         if len(self._tasks) % 1024 == 0:
             self._tasks = [each for each in self._tasks if not each.done]

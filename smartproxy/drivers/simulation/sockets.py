@@ -13,6 +13,8 @@ from smartproxy.core.ops import Address
 from smartproxy.drivers.simulation.clock import Clock, Event
 from smartproxy.drivers.simulation.faults import Faults, log_uniform
 
+DRIZZLE_SEGMENTS = 400
+
 
 class SocketObserver(Protocol):
     """Who holds a socket is told what it may do. Never called from within a call of its own."""
@@ -37,6 +39,7 @@ class Pipe:
         "_last_arrival",
         "_random",
         "_segments",
+        "_segments_sent",
         "_trigger",
         "_trigger_at_bytes",
         "arrived_bytes",
@@ -56,6 +59,7 @@ class Pipe:
         self.source: VirtualSocket
         self.target: VirtualSocket
         self._segments: deque[tuple[float, bytes]] = deque()
+        self._segments_sent = 0
         self._arrived: deque[bytes] = deque()
         self._event: Event | None = None
         self._last_arrival = 0.0
@@ -96,8 +100,11 @@ class Pipe:
             return taken
         position = 0
         while position < taken:
-            shortest = min(self._faults.segment_bytes[0], self.longest_segment_bytes)
-            size = log_uniform(self._random, shortest, self.longest_segment_bytes)
+            size = log_uniform(self._random, self._faults.segment_bytes[0], self.longest_segment_bytes)
+            self._segments_sent += 1
+            if self._segments_sent == DRIZZLE_SEGMENTS:
+                # A long transfer in ever so small pieces would show nothing new, slowly.
+                self.longest_segment_bytes = self._faults.segment_bytes[1]
             segment = bytes(data[position : min(position + size, taken)])
             self._segments.append((self._arrival_time(len(segment)), segment))
             position += len(segment)

@@ -8,6 +8,7 @@ from collections import deque
 from smartproxy.drivers.simulation.clock import Clock
 
 PREVIEW_BYTES = 40
+PRINTABLE = bytes(range(0x20, 0x7F)) + b"\t\r\n"
 
 
 class Transcript:
@@ -80,7 +81,11 @@ class PayloadDescription:
     def _describe(self, data: bytes) -> str:
         if self.is_tls:
             return f"{len(data)} bytes of TLS"
-        shown = repr(data[:PREVIEW_BYTES])[1:]
-        if len(data) <= PREVIEW_BYTES:
+        preview = data[:PREVIEW_BYTES]
+        binary_count = len(preview.translate(None, PRINTABLE))
+        shown = (
+            preview[: PREVIEW_BYTES // 4].hex(" ") if 4 * binary_count > len(preview) else repr(preview)[1:]
+        )
+        if len(data) <= PREVIEW_BYTES // 4 or (len(data) <= PREVIEW_BYTES and not binary_count):
             return shown
         return f"{shown}… {len(data)} bytes, crc32 {zlib.crc32(data):08x}"

@@ -27,7 +27,7 @@ _REFUSED_TRAILERS = frozenset((b"transfer-encoding", b"content-length", b"host")
 
 # RFC 9110 §6.5.1: framing is refused above; routing, request modifiers, authentication, response
 # control data and content format are not to be taken from a trailer section.
-_DROPPED_TRAILERS = frozenset(
+DROPPED_TRAILERS = frozenset(
     b"""
     connection keep-alive proxy-connection te trailer upgrade
     forwarded via x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip
@@ -92,6 +92,6 @@ def keep_trailers(field_lines: list[tuple[bytes, bytes]]) -> Fields:
         name = raw_name.lower()
         if name in _REFUSED_TRAILERS:
             raise RemoteProtocolError(400, "framing or routing field in trailers")
-        if name not in _DROPPED_TRAILERS:
+        if name not in DROPPED_TRAILERS:
             trailers.append((name, value))
     return trailers

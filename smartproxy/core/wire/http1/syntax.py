@@ -72,7 +72,8 @@ PARTIAL_NEXT_CHUNK_LINE = re.compile(rb"\r?+|\r\n" + _PARTIAL_CHUNK_LINE)
 # Host names as DNS and IDNA A-labels spell them, "_" included. RFC 3986 also allows sub-delims and
 # percent escapes, which one parser decodes and another does not.
 _LABEL = rb"[0-9A-Za-z_\-]++"
-_PORT = rb"(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+# The longer numbers first: a possessive group does not come back for them.
+_PORT = rb"(?:6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3}+)"
 HOST_NAME_AND_PORT = re.compile(_LABEL + rb"(?:\." + _LABEL + rb")*+\.?+(?::" + _PORT + rb")?+")
 BRACKETED_HOST_AND_PORT = re.compile(rb"\[([0-9A-Fa-f:.]{2,45}+)\](?::" + _PORT + rb")?+")
 

@@ -1,0 +1,70 @@
+"""A whole proxy in a simulation, from what a configuration file would say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from smartproxy.config import compile_configuration, parse_config
+from smartproxy.core.configuration import Configuration
+from smartproxy.core.engine import Engine
+
+if TYPE_CHECKING:
+    from smartproxy.drivers.simulation.simulation import Simulation
+
+
+class SimulatedProxy:
+    """An engine on the virtual network, listening on the ports of its routes.
+
+    Make one with `Simulation.start_proxy`. `driver.records` holds what it recorded.
+    """
+
+    def __init__(self, simulation: Simulation, config: Mapping[str, Any]) -> None:
+        configuration = _compile(config)
+        self.engine = Engine(configuration, simulation.env)
+        self.driver = simulation.start_engine(self.engine)
+        self._listen(configuration)
+
+    @property
+    def ports(self) -> dict[int, int]:
+        """Each configured port and the port it listens on; they differ where 0 was configured."""
+        return self.driver.listening_ports()
+
+    def update(self, config: Mapping[str, Any]) -> None:
+        """Replace the configuration, atomically: a bad one changes nothing.
+
+        Raises what `smartproxy.config` raises for it, and OSError for a port in use.
+        """
+        configuration = _compile(config)
+        self._listen(configuration)
+        self.driver.apply(lambda now: self.engine.handle_configuration(configuration, now))
+        for port in set(self.ports) - set(configuration.table.listening_ports()):
+            self.driver.stop_listening(port)
+
+    def drain(self) -> None:
+        """Stop gracefully: accept nothing more, finish what is under way."""
+        for port in list(self.ports):
+            self.driver.stop_listening(port)
+        self.driver.apply(self.engine.handle_drain)
+
+    def stop(self) -> None:
+        """Stop at once: reset every connection that is left."""
+        for port in list(self.ports):
+            self.driver.stop_listening(port)
+        self.driver.apply(self.engine.handle_shutdown)
+
+    def _listen(self, configuration: Configuration) -> None:
+        opened: list[int] = []
+        try:
+            for port in configuration.table.listening_ports():
+                if port not in self.ports:
+                    self.driver.listen(port, configuration.listen_hosts)
+                    opened.append(port)
+        except OSError:
+            for port in opened:
+                self.driver.stop_listening(port)
+            raise
+
+
+def _compile(config: Mapping[str, Any]) -> Configuration:
+    return compile_configuration(parse_config(config))
