@@ -99,6 +99,20 @@ class Service:
                 os.kill(pid, signal.SIGKILL)
 
 
+def busy_share(seconds: float) -> float:
+    """The share of all cores' time that goes to something (0 to 1), watched for so long."""
+
+    def busy_and_all() -> tuple[int, int]:
+        user, nice, system, idle, io_wait, *others = map(int, Path("/proc/stat").read_text().split()[1:9])
+        busy = user + nice + system + sum(others)
+        return busy, busy + idle + io_wait
+
+    before = busy_and_all()
+    time.sleep(seconds)
+    after = busy_and_all()
+    return (after[0] - before[0]) / max(1, after[1] - before[1])
+
+
 def free_port() -> int:
     """A TCP port that nothing listens on at the moment."""
     with socket.socket() as probe:

@@ -9,6 +9,7 @@ import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.lookup import SIZES as LOOKUP_SIZES
 from bench.scenarios import SCENARIOS, Row, Scenario
 
 TITLES = {
@@ -19,6 +20,7 @@ TITLES = {
     "caddy": "Caddy",
 }
 OURS = "smartproxy"
+WORTH_TELLING = 0.05
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
@@ -61,8 +63,10 @@ class Report:
     seconds: float
     bulk_gib: float
     versions: dict[str, str] = field(default_factory=dict)
-    lookups: str = ""
-    """What the look-up benchmark printed."""
+    busy_share: float = 0.0
+    """How busy the machine was with other things before the run (0 to 1)."""
+    lookups: list[tuple[str, list[float]]] = field(default_factory=list)
+    """A kind of route look-up, and its µs at each of `LOOKUP_SIZES` routes."""
     numbers: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
     """scenario → peer → number → one value a run."""
 
@@ -88,12 +92,20 @@ def machine() -> str:
     )
 
 
+def _busy(report: Report) -> str:
+    if report.busy_share < WORTH_TELLING:
+        return ""
+    return f" The machine was busy with other things, too ({report.busy_share:.0%} of it)."
+
+
 def _cell(report: Report, scenario: Scenario, row: Row, peer: str) -> str:
     value = report.median(scenario.name, peer, row.number)
     return "n/a" if value is None else f"{value:,.{row.decimals}f}"
 
 
 def _table(report: Report) -> list[str]:
+    if not report.numbers:
+        return []
     peers = [name for name in TITLES if name in report.versions]
     lines = [
         "| | " + " | ".join(f"{TITLES[name]} {report.versions[name]}" for name in peers) + " |",
@@ -120,17 +132,32 @@ def _aims(report: Report) -> list[str]:
     return ["", "| Aim | measured | |", "|---|---:|---|", *lines] if lines else []
 
 
+def _lookups(report: Report) -> list[str]:
+    if not report.lookups:
+        return []
+    return [
+        "",
+        "| Route look-up in smartproxy: µs | "
+        + " | ".join(f"{size:,} routes" for size in LOOKUP_SIZES)
+        + " |",
+        "|---|" + "---:|" * len(LOOKUP_SIZES),
+        *(
+            f"| {label} | " + " | ".join(f"{time:.2f}" for time in times) + " |"
+            for label, times in report.lookups
+        ),
+    ]
+
+
 def as_markdown(report: Report) -> str:
     """The tables, with the machine and the settings they were measured on."""
     lines = [
         f"Machine: {machine()}. Median of {report.runs} runs; {report.seconds:g} s of load "
-        f"or {report.bulk_gib:g} GiB in each.",
+        f"or {report.bulk_gib:g} GiB in each.{_busy(report)}",
         "",
         *_table(report),
         *_aims(report),
+        *_lookups(report),
     ]
-    if report.lookups:
-        lines += ["", "Route look-up (smartproxy only):", "", "```", report.lookups.strip(), "```"]
     return "\n".join(lines)
 
 
@@ -142,6 +169,7 @@ def as_json(report: Report) -> str:
             "runs": report.runs,
             "seconds": report.seconds,
             "bulk_gib": report.bulk_gib,
+            "busy_share": report.busy_share,
             "versions": report.versions,
             "numbers": report.numbers,
             "lookups": report.lookups,

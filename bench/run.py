@@ -11,12 +11,10 @@ import argparse
 import os
 import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from importlib.util import find_spec
 from pathlib import Path
 
 from cryptography import x509
@@ -25,24 +23,25 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from bench import bulk
 from bench.backends import Backends
+from bench.lookup import lookup_rows
 from bench.peers import SERVER_NAME, Assignment, Front, Peer, PeerMissing
 from bench.peers.caddy import Caddy
 from bench.peers.envoy import Envoy
 from bench.peers.haproxy import HAProxy
 from bench.peers.nginx import Nginx
 from bench.peers.smartproxy import SmartProxy
-from bench.processes import Service, ServiceFailed, free_port
+from bench.processes import Service, ServiceFailed, busy_share, free_port
 from bench.profiling import profile_text
 from bench.report import Report, as_json, as_markdown, update_results
 from bench.scenarios import SCENARIOS, Numbers, Proxy, Scenario, WrongAnswer
 from bench.wrk import LoadFailed
 
 PEERS: tuple[Peer, ...] = (SmartProxy(), Nginx(), HAProxy(), Envoy(), Caddy())
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "bench" / "RESULTS.md"
+RESULTS = Path(__file__).resolve().with_name("RESULTS.md")
 LOOKUP = "lookup"
 
 PROXY_CORE, LOAD_CORE = 0, 1
+BUSY_WATCH_S = 2.0
 
 FAILURES = (ServiceFailed, WrongAnswer, LoadFailed, OSError)
 
@@ -179,12 +178,12 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--runs", type=int, default=5, metavar="N", help="runs each (default: %(default)s)")
     parser.add_argument(
-        "--seconds", type=float, default=3.0, metavar="S", help="of load in each run (default: %(default)s)"
+        "--seconds", type=float, default=2.0, metavar="S", help="of load in each run (default: %(default)s)"
     )
     parser.add_argument(
         "--bulk-gib",
         type=float,
-        default=4.0,
+        default=2.0,
         metavar="G",
         help="moved in each bulk run (default: %(default)s)",
     )
@@ -222,7 +221,12 @@ def measure_all(
         source=bulk.make_source(),
         backends=backends,
     )
-    report = Report(runs=arguments.runs, seconds=arguments.seconds, bulk_gib=arguments.bulk_gib)
+    report = Report(
+        runs=arguments.runs,
+        seconds=arguments.seconds,
+        bulk_gib=arguments.bulk_gib,
+        busy_share=busy_share(BUSY_WATCH_S),
+    )
     try:
         backends.wait_until_listening()
         for scenario in SCENARIOS:
@@ -234,14 +238,6 @@ def measure_all(
     finally:
         backends.stop()
     return report, bench.failures
-
-
-def measure_lookups() -> str:
-    """What the look-up benchmark prints, measured on the core that proxies have otherwise."""
-    if find_spec("bench.lookup") is None:
-        return ""
-    command = ["taskset", "--cpu-list", str(PROXY_CORE), sys.executable, "-m", "bench.lookup"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 def profile(arguments: argparse.Namespace, directory: Path) -> int:
@@ -273,7 +269,7 @@ def main() -> int:
         shutil.rmtree(directory, ignore_errors=True)
     report.versions = versions
     if not arguments.only or LOOKUP in arguments.only:
-        report.lookups = measure_lookups()
+        report.lookups = lookup_rows()
     print(as_json(report) if arguments.output == "json" else as_markdown(report))
     if arguments.update_results:
         update_results(RESULTS, report)

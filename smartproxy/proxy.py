@@ -192,7 +192,7 @@ class SmartProxy:
         either), ports they no longer name are closed. Connections keep the routes
         they began with; an HTTP one ends after the response under way.
         """
-        await self.update_config(self._config.with_routes(_plain(routes)))
+        await self.update_config(self._config.with_routes(routes))
 
     async def update_config(self, config: ProxyConfig | Mapping[str, Any]) -> None:
         """Replace the whole configuration, as `update_routes` does the routes."""

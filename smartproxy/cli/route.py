@@ -10,6 +10,7 @@ import click
 
 from smartproxy.cli.console import NO_ROUTE, exit_invalid, load_or_exit
 from smartproxy.config import ConfigError, compile_configuration
+from smartproxy.core.configuration import MatchProtocol
 from smartproxy.core.routing.explain import RouteQuery
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -62,19 +63,17 @@ def route(
         exit_invalid(config, error)
     secure = parts.scheme in ("https", "tls")
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    try:
-        query = RouteQuery.for_url(
-            scheme=parts.scheme,
-            port=listening_port,
-            host=parts.hostname,
-            target=target.encode(),
-            method=method.upper().encode(),
-            fields=[_split_header(header) for header in headers],
-            client_ip=client_ip,
-            tls_version=(tls_version or "TLSv1.3") if secure else None,
-        )
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
+    query = RouteQuery(
+        port=listening_port,
+        client_ip=client_ip,
+        tls=secure,
+        host=parts.hostname,
+        path=target,
+        method=method.upper().encode("latin-1", "replace"),
+        fields=[_split_header(header) for header in headers],
+        tls_version=tls_version,
+        protocol=MatchProtocol.HTTP if parts.scheme in ("http", "https") else MatchProtocol.TCP,
+    )
     explanation = table.explain(query)
     if as_json:
         click.echo(json.dumps(explanation.to_dict(), indent=2))

@@ -52,7 +52,8 @@ def load_config(path: str | os.PathLike[str], *, environ: Mapping[str, str] | No
     """Read a configuration file; its ending says whether it is TOML, YAML or JSON.
 
     Relative file names in it are relative to it. `environ` stands in for the
-    process's environment. Raises ConfigError with everything that is wrong.
+    process's environment. Raises ConfigError with everything that is wrong, and
+    OSError when the file cannot be read.
     """
     file = Path(path)
     source = str(path)
@@ -64,8 +65,6 @@ def load_config(path: str | os.PathLike[str], *, environ: Mapping[str, str] | No
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             text = stream.read(CONFIG_LIMIT_CHARACTERS + 1)
-    except OSError as error:
-        raise ConfigError([Problem("file", f"cannot be read: {error.strerror}")], source) from None
     except UnicodeDecodeError as error:
         raise ConfigError(
             [Problem("file", f"must be UTF-8 text; byte {error.start} is not")], source
@@ -77,16 +76,16 @@ def load_config(path: str | os.PathLike[str], *, environ: Mapping[str, str] | No
 
 def parse_config(
     content: str | Mapping[str, Any],
-    format: Format = "toml",  # noqa: A002 - the word for it
+    format: Format = "toml",
     base_dir: str | os.PathLike[str] = ".",
     *,
     environ: Mapping[str, str] | None = None,
-) -> LoadedConfig:
+) -> ProxyConfig:
     """A configuration from text in `format`, or from a mapping such as one of these texts holds.
 
-    Relative file names are relative to `base_dir`. Raises ConfigError.
+    Relative file names are relative to `base_dir`. Raises ConfigError with everything that is wrong.
     """
-    return _load(content, format, Path(base_dir), "", (), environ)
+    return _load(content, format, Path(base_dir), "", (), environ).config
 
 
 def _load(
@@ -196,25 +195,25 @@ def _find_json_oddity(text: str) -> tuple[str, int]:
     keys_of_objects: list[set[str] | None] = []
     may_be_key = False
     for match in _JSON_TOKEN.finditer(text):
-        token = match[0]
-        if token in ("{", "["):
-            keys_of_objects.append(set() if token == "{" else None)
-            may_be_key = token == "{"
+        piece = match[0]
+        if piece in ("{", "["):
+            keys_of_objects.append(set() if piece == "{" else None)
+            may_be_key = piece == "{"
             continue
-        if token in ("}", "]"):
+        if piece in ("}", "]"):
             keys_of_objects.pop()
-        elif token[0] == '"' and may_be_key:
+        elif piece[0] == '"' and may_be_key:
             keys = keys_of_objects[-1]
-            key = json.loads(token, strict=False)
+            key = json.loads(piece, strict=False)
             if keys is not None and key in keys:
                 return "this key is there twice in one object", match.start()
             if keys is not None:
                 keys.add(key)
-        elif token in ("NaN", "Infinity", "-Infinity"):
-            return f"{token} is not JSON", match.start()
-        elif len(token) > 4000 and token[0] != '"':
+        elif piece in ("NaN", "Infinity", "-Infinity"):
+            return f"{piece} is not JSON", match.start()
+        elif len(piece) > 4000 and piece[0] != '"':
             return "this number is too long", match.start()
-        may_be_key = token == ","
+        may_be_key = piece == ","
     return "not valid JSON", 0
 
 
@@ -223,7 +222,7 @@ class _YamlLoader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
-            return super().construct_object(node, deep)  # type: ignore[no-untyped-call]
+            return super().construct_object(node, deep)
         except yaml.YAMLError:
             raise
         except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError):

@@ -53,25 +53,21 @@ class Problem:
 class ConfigError(Exception):
     """A configuration that cannot be used.
 
-    `problems` holds everything that was found, errors and warnings; at least one
-    is an error. `source` is the file it was read from, or empty.
+    `problems` holds every error that was found, and at least one; `warnings` what
+    was noticed beside them. `source` is the file it was read from, or empty.
     """
 
     def __init__(self, problems: Iterable[Problem], source: str = "") -> None:
-        self.problems = list(problems)
+        found = list(problems)
+        self.problems = [problem for problem in found if problem.severity is Severity.ERROR]
+        self.warnings = [problem for problem in found if problem.severity is Severity.WARNING]
         self.source = source
-        super().__init__(self.problems, source)
-
-    @property
-    def errors(self) -> list[Problem]:
-        """The problems that are errors."""
-        return [problem for problem in self.problems if problem.severity is Severity.ERROR]
+        super().__init__(found, source)
 
     def __str__(self) -> str:
-        errors = self.errors
-        count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+        count = "1 error" if len(self.problems) == 1 else f"{len(self.problems)} errors"
         where = f"{self.source}: " if self.source else ""
-        return "\n  ".join([f"{where}{count} in the configuration", *map(str, errors)])
+        return "\n  ".join([f"{where}{count} in the configuration", *map(str, self.problems)])
 
 
 def place_text(path: Sequence[str | int]) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 class Referenced(str):
     """What an environment or file reference stood for; `written` is the reference.
 
-    Models and errors show `written` and never the text itself.
+    Models and errors show `written` and never the text itself. References in it
+    are not looked for again.
     """
 
     __slots__ = ("written",)
@@ -38,6 +39,19 @@ def holds_reference(value: object) -> bool:
     if isinstance(value, (list, tuple)):
         return any(holds_reference(item) for item in value)
     return False
+
+
+def as_referenced(value: object, raw: object) -> Any:
+    """`value`, with each text in it that `raw` took from a reference marked as `Referenced` again."""
+    if type(raw) is Referenced:
+        return Referenced.of(raw.written, value) if isinstance(value, str) else raw
+    if not holds_reference(raw):
+        return value
+    if isinstance(raw, dict) and isinstance(value, dict):
+        return {key: as_referenced(item, raw.get(key)) for key, item in value.items()}
+    if isinstance(raw, (list, tuple)) and isinstance(value, (list, tuple)) and len(raw) == len(value):
+        return [as_referenced(item, raw_item) for item, raw_item in zip(value, raw, strict=True)]
+    return value
 
 
 def as_written(value: object, raw: object) -> Any:

@@ -23,6 +23,7 @@ NODE_LIMIT = 5_000_000
 DEPTH_LIMIT = 64
 
 _FILE = "file:"
+_ESCAPED_FILE = "$$file:"
 _REFERENCE = re.compile(r"\$?\$\{")
 _NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}", re.ASCII)
 
@@ -55,7 +56,10 @@ def _reason(error: Exception) -> str:
 
 
 class ReferenceResolver:
-    """Resolves the references of one configuration; `problems` collects what could not be, `files` what was read."""
+    """Resolves the references of one configuration.
+
+    `problems` collects what could not be resolved, `files` what was read.
+    """
 
     def __init__(self, base_dir: Path, environ: Mapping[str, str]) -> None:
         self.problems: list[Problem] = []
@@ -79,6 +83,8 @@ class ReferenceResolver:
             self.problems.append(Problem(place_text(place[:3]), "is too large or too deeply nested"))
             return None
         if isinstance(value, str):
+            if isinstance(value, Referenced):
+                return value
             return self._resolve_text(value, place)
         if isinstance(value, Mapping):
             return {
@@ -99,7 +105,7 @@ class ReferenceResolver:
         return False
 
     def _resolve_text(self, text: str, place: tuple[str | int, ...]) -> str:
-        if text.startswith("$" + "$" + _FILE):
+        if text.startswith(_ESCAPED_FILE):
             return self._expand(text[2:], text, place)
         if text.startswith(_FILE):
             return self._read(text, place)
@@ -108,7 +114,6 @@ class ReferenceResolver:
     def _expand(self, text: str, written: str, place: tuple[str | int, ...]) -> str:
         parts: list[str] = []
         position = 0
-        is_referenced = False
         while (match := _REFERENCE.search(text, position)) is not None:
             parts.append(text[position : match.start()])
             position = match.end()
@@ -126,7 +131,6 @@ class ReferenceResolver:
                 )
                 return text
             position = name.end()
-            is_referenced = True
             found = self._environ.get(name[1])
             if not found and name[2] is not None:
                 found = name[2]
@@ -139,8 +143,8 @@ class ReferenceResolver:
                 return text
             parts.append(found)
         parts.append(text[position:])
-        expanded = "".join(parts)
-        return Referenced.of(written, expanded) if is_referenced else expanded
+        # What was an escape must not be taken for a reference later, so it is marked too.
+        return Referenced.of(written, "".join(parts))
 
     def _read(self, written: str, place: tuple[str | int, ...]) -> str:
         count = len(self.problems)

@@ -65,7 +65,7 @@ def raw_handler(route: RouteConfig) -> str:
 
 
 def check_route(route: RouteConfig, place: Path, config: ProxyConfig | None) -> Iterator[Problem]:
-    """Everything wrong with `route`, which stands at `place`. Without `config` what depends on it is not checked."""
+    """Everything wrong with `route` at `place`. Without `config` what depends on it is not checked."""
     yield from _check_visibility(route, place)
     yield from _check_tls_options(route, place)
     yield from _check_tls_version(route, place)
@@ -261,11 +261,13 @@ def origin_tls(route: RouteConfig, target: TargetConfig) -> OriginTlsConfig | No
     base = (tls.backend if tls is not None else None) or OriginTlsConfig()
     if target.tls is None:
         return base
-    own = {name: getattr(target.tls, name) for name in target.tls.model_fields_set if name != "mode"}
+    own = target.tls.plain()
+    own.pop("mode", None)
+    inherited = base.plain()
     if own.keys() & {"verify", "ca", "fingerprint"}:
         # One way to verify takes the place of another; they do not mix.
-        return OriginTlsConfig(**{"server_name": base.server_name, **own})
-    return base.model_copy(update=own)
+        inherited = {name: value for name, value in inherited.items() if name == "server_name"}
+    return OriginTlsConfig.validated({**inherited, **own}, {})
 
 
 def _check_unix_tls(route: RouteConfig, target: TargetConfig, place: Path) -> Iterator[Problem]:

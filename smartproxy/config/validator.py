@@ -24,7 +24,7 @@ from smartproxy.core.routing.domains import normalise_domain
 
 
 class RouteValidator:
-    """Checks routes as a set. It opens no file: certificates are looked at when the configuration is compiled."""
+    """Checks routes as a set. It opens no file: certificates are read when the configuration is compiled."""
 
     @staticmethod
     def validate(
@@ -53,7 +53,7 @@ class RouteValidator:
 
     @staticmethod
     def validate_some(routes: Mapping[int, RouteConfig], config: ProxyConfig | None) -> list[Problem]:
-        """As `validate`, for routes by position, of which some may be missing; `config` None: nothing is known of it."""
+        """As `validate`, for routes by position, of which some are missing; `config` None: not known."""
         problems = [
             problem
             for position, route in routes.items()
@@ -101,7 +101,7 @@ def _check_proxy_policies(routes: Mapping[int, RouteConfig], config: ProxyConfig
     for low, high, position, key in sorted(intervals):
         for other_key, (other_high, other_position) in reach.items():
             later, earlier = max(position, other_position), min(position, other_position)
-            if other_key != key and low <= other_high and low != 0 and later not in reported:
+            if other_key != key and low <= other_high and later not in reported:
                 reported.add(later)
                 yield error(
                     ("routes", later, "match", "inbound_proxy_protocol"),

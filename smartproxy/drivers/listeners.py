@@ -20,6 +20,7 @@ class Listener:
     def __init__(self, sock: socket.socket, listening_port: int) -> None:
         self.sock = sock
         self.fd = sock.fileno()
+        """-1 once it is closed."""
         self.listening_port = listening_port
 
 
@@ -115,6 +116,7 @@ class Listeners:
             del self.by_fd[listener.fd]
             listener.sock.close()
             closed.append(listener.fd)
+            listener.fd = -1
         return closed
 
     def ports(self) -> dict[int, int]:

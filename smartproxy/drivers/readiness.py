@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import select
 import selectors
-import sys
 from typing import Protocol, cast
 
 READABLE = 0x001
@@ -90,6 +89,5 @@ class SelectorSource:
 
 def readiness_source() -> ReadinessSource:
     """The best source this system has. Raises OSError where it has none that can be watched."""
-    if sys.platform == "linux":
-        return cast(ReadinessSource, select.epoll())
-    return SelectorSource()
+    epoll = getattr(select, "epoll", None)
+    return SelectorSource() if epoll is None else cast(ReadinessSource, epoll())

@@ -1,4 +1,4 @@
-"""Moving bytes from one socket straight to another: `splice` for bulk on Linux, one shared buffer otherwise."""
+"""Bytes from one socket straight to another: `splice` for bulk on Linux, one shared buffer otherwise."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Relay:
         return not (self.piped_bytes or sink.has_unsent or sink.failure)
 
     def move(self) -> RelayOutcome | None:
-        """Move what can be moved now; the outcome once there is one. Call with the sink's own bytes flushed."""
+        """Move what can be moved now; the outcome once there is one. The sink's own bytes must be out."""
         outcome = self._move()
         if not self.piped_bytes and self._pipe is not None:
             self._buffers.give_back(self._pipe)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 import sys
+from math import inf
 from typing import TYPE_CHECKING
 
 from smartproxy.core.failure import LostReason
-from smartproxy.core.ops import UNIX_PORT, Address
+from smartproxy.core.ops import UNIX_PORT, Address, OpenStream
 
 if TYPE_CHECKING:
     from smartproxy.core.stream import Link
@@ -57,12 +59,13 @@ class StreamSocket:
     """The driver's half of a `Link`: its socket and what the kernel has not taken yet."""
 
     __slots__ = (
-        "connect_operation_id",
+        "connecting",
         "eof_received",
         "failure",
         "fd",
         "incoming_relay",
         "linger_timer",
+        "linger_until",
         "link",
         "open",
         "outgoing_relay",
@@ -75,10 +78,11 @@ class StreamSocket:
 
     def __init__(self, sock: socket.socket, link: Link) -> None:
         self.sock = sock
-        self.fd = sock.fileno()
         self.link = link
+        self.fd = sock.fileno()
+        """-1 once it is closed."""
         self.open = True
-        """The engine still gets inputs for the link: neither lost nor closed nor aborted."""
+        """The engine gets inputs for the link: it is connected, and neither lost nor closed nor aborted."""
         self.registered = NOT_REGISTERED
         """The events asked of the readiness source."""
         self.unsent: memoryview | None = None
@@ -88,12 +92,23 @@ class StreamSocket:
         self.eof_received = False
         self.writing_shut_down = False
         self.receive_bytes = RECEIVE_BYTES
-        self.connect_operation_id = 0
+        self.connecting: OpenStream | None = None
+        """The operation to answer once the socket is connected or has failed to."""
         self.outgoing_relay: Relay | None = None
         """The relay that reads from this socket."""
         self.incoming_relay: Relay | None = None
         """The relay that writes to this socket."""
         self.linger_timer: Timer | None = None
+        self.linger_until = inf
+
+    def shut_down_writing(self) -> None:
+        """Send end-of-file behind what the kernel has, once."""
+        self.writing_shut_down = True
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            # Already disconnected (ENOTCONN): reading tells what became of it.
+            pass
 
     @property
     def has_unsent(self) -> bool:
@@ -104,12 +119,16 @@ class StreamSocket:
         """The socket's own error, cleared by asking; 0 for none."""
         return self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
-    def has_unread(self) -> bool:
-        """Bytes that arrived before the connection failed are still to be read."""
+    def loss(self) -> LostReason | None:
+        """Why a failed connection is gone; None while what arrived before it failed is still to be read."""
         try:
-            return bool(self.sock.recv(1, socket.MSG_PEEK))
-        except OSError:
-            return False
+            if self.sock.recv(1, socket.MSG_PEEK):
+                return None
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            return lost_reason(error.errno)
+        return lost_reason(self.pending_error())
 
 
 def address_of(sockaddr: object) -> Address:
@@ -126,15 +145,16 @@ def prepare_accepted(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def start_connecting(address: Address) -> tuple[socket.socket, int]:
-    """A non-blocking socket on its way to `address`, and 0 if it is there already, else EINPROGRESS.
+def start_connecting(address: Address) -> socket.socket:
+    """A non-blocking socket on its way to `address`; it is writable once it is there or has failed.
 
     Raises OSError when the connection failed at once; then no socket is left open.
     """
     host, port = address
+    target: tuple[str, int] | str
     if port == UNIX_PORT:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        target: tuple[str, int] | str = host
+        target = host
     else:
         sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         target = address
@@ -143,13 +163,12 @@ def start_connecting(address: Address) -> tuple[socket.socket, int]:
         if port != UNIX_PORT:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         error_number = sock.connect_ex(target)
+        if error_number not in (0, errno.EINPROGRESS):
+            raise OSError(error_number, os.strerror(error_number))
     except OSError:
         sock.close()
         raise
-    if error_number not in (0, errno.EINPROGRESS):
-        sock.close()
-        raise OSError(error_number, errno.errorcode.get(error_number, "connect failed"))
-    return sock, error_number
+    return sock
 
 
 def close_with_reset(sock: socket.socket) -> None:

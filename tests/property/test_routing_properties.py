@@ -26,7 +26,7 @@ from smartproxy.testing.strategies.routes import (
     domain_patterns,
     hosts,
     route_lists,
-    route_queries,
+    routes_with_query,
 )
 
 # A matcher that knows nothing of indexes, ranks or compiled paths.
@@ -151,16 +151,18 @@ def request_by_table(plan: PortPlan | None, query: RouteQuery, path: str) -> Rou
     return hit.route if hit is not None else None
 
 
-@given(route_lists(), route_queries())
-def test_requests_get_the_reference_matchers_route(routes: list[Route], query: RouteQuery) -> None:
+@given(routes_with_query())
+def test_requests_get_the_reference_matchers_route(case: tuple[list[Route], RouteQuery]) -> None:
+    routes, query = case
     path = normalise_path(query.path.encode())
     assert path is not None
     plan = RouteTable(routes).port(query.port)
     assert request_by_table(plan, query, path) is reference_request(routes, query, path)
 
 
-@given(route_lists(), route_queries())
-def test_connections_get_the_reference_matchers_route(routes: list[Route], query: RouteQuery) -> None:
+@given(routes_with_query())
+def test_connections_get_the_reference_matchers_route(case: tuple[list[Route], RouteQuery]) -> None:
+    routes, query = case
     plan = RouteTable(routes).port(query.port)
     if plan is None:
         assert not any(low <= query.port <= high for r in routes if _is_tcp(r) for low, high in r.match.ports)
@@ -182,7 +184,7 @@ def _is_tcp(route: Route) -> bool:
     return route.match.transport is not Transport.UDP
 
 
-@given(route_lists(), route_queries())
+@given(routes_with_query())
 def test_the_explanation_names_the_route_that_the_table_chooses(
     routes: list[Route], query: RouteQuery
 ) -> None:
@@ -212,8 +214,9 @@ def test_the_explanation_names_the_route_that_the_table_chooses(
     assert find_matching_routes(table, query)[:1] == ([expected] if expected is not None else [])
 
 
-@given(route_lists(), route_queries())
-def test_every_route_stands_in_the_explanation_with_a_reason(routes: list[Route], query: RouteQuery) -> None:
+@given(routes_with_query())
+def test_every_route_stands_in_the_explanation_with_a_reason(case: tuple[list[Route], RouteQuery]) -> None:
+    routes, query = case
     explanation = RouteTable(routes).explain(query)
     assert sorted(verdict.route.position for verdict in explanation.verdicts) == [r.position for r in routes]
     assert all(verdict.reason for verdict in explanation.verdicts)
@@ -225,8 +228,9 @@ def test_every_route_stands_in_the_explanation_with_a_reason(routes: list[Route]
     assert len(text.splitlines()) >= len(routes) + 1
 
 
-@given(route_lists(), route_queries())
-def test_a_hits_parameters_are_those_of_its_path(routes: list[Route], query: RouteQuery) -> None:
+@given(routes_with_query())
+def test_a_hits_parameters_are_those_of_its_path(case: tuple[list[Route], RouteQuery]) -> None:
+    routes, query = case
     plan = RouteTable(routes).port(query.port)
     path = normalise_path(query.path.encode())
     assert path is not None
@@ -241,8 +245,9 @@ def test_a_hits_parameters_are_those_of_its_path(routes: list[Route], query: Rou
         assert hit.params == (PathPattern.compile(pattern).match(path) if pattern is not None else {})
 
 
-@given(route_lists(), route_queries())
-def test_what_a_plan_needs_to_see_decides_nothing_else(routes: list[Route], query: RouteQuery) -> None:
+@given(routes_with_query())
+def test_what_a_plan_needs_to_see_decides_nothing_else(case: tuple[list[Route], RouteQuery]) -> None:
+    routes, query = case
     plan = RouteTable(routes).port(query.port)
     if plan is None:
         return

@@ -72,6 +72,7 @@ def test_braces_are_doubled() -> None:
 def test_a_template_that_comes_out_empty_leaves_its_field_absent() -> None:
     rules = FieldRules.compile({"X-Tenant": "{header.x-none}", "X-Empty": ""})
     assert rules.apply([(b"x-tenant", b"forged")], value_of) == [(b"x-empty", b"")]
+    assert rules.apply([(b"x-tenant", b"forged")]) == [(b"x-empty", b"")]
 
 
 def test_values_cannot_break_out_of_their_line() -> None:

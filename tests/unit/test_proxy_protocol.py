@@ -186,7 +186,7 @@ def test_what_does_not_fit_is_not_encoded() -> None:
     with pytest.raises(ValueError, match="more than 65535"):
         encode_proxy_v2(CLIENT, SERVER, tlvs=[(0xE0, bytes(65_536))])
     with pytest.raises(ValueError, match="more than 65535"):
-        encode_proxy_v2(CLIENT, SERVER, tlvs=[(0xE0, bytes(65_520))])
+        encode_proxy_v2(CLIENT, SERVER, tlvs=[(0xE0, bytes(65_521))])
     with pytest.raises(ValueError, match="transport"):
         encode_proxy_v2(CLIENT, SERVER, transport=TransportProtocol.UNSPEC)
 
@@ -236,6 +236,30 @@ def test_a_wrong_checksum_is_refused_in_local_too() -> None:
         decode(version_2(0x20, 0, b"\x03\x00\x04\0\0\0\0"))
 
 
+@pytest.mark.parametrize(
+    ("vectors", "reason"),
+    [
+        (b"\x01", "cut off"),
+        (b"\x01\x00", "cut off"),
+        (b"\x01\x00\x03h2", "0x01 is longer"),
+        (b"\xe0\xff\xff", "0xe0 is longer"),
+        (b"\x02\x00\x01\xff", "0x02 is not text"),
+        (b"\x30\x00\x01\x80", "0x30 is not text"),
+        (b"\x03\x00\x03\x00\x00\x00", "CRC32C TLV has 3"),
+        (b"\x03\x00\x04\x00\x00\x00\x00", "CRC32C is"),
+        (b"\x05\x00\x81" + bytes(129), "unique ID has 129"),
+        (b"\x20\x00\x04" + bytes(4), "SSL TLV has 4"),
+        (b"\x20\x00\x07" + bytes(5) + b"\x21\x00", "cut off"),
+        (b"\x20\x00\x09" + bytes(5) + b"\x21\x00\x02a", "0x21 is longer"),
+        (b"\x20\x00\x09" + bytes(5) + b"\x22\x00\x01\xff", "0x22 is not text"),
+    ],
+)
+def test_malformed_vectors(vectors: bytes, reason: str) -> None:
+    addresses = encode_proxy_v2(CLIENT, SERVER)[16:]
+    with pytest.raises(ProxyProtocolError, match=reason):
+        decode(version_2(0x21, 0x11, addresses + vectors))
+
+
 def test_two_checksums_are_refused() -> None:
     with pytest.raises(ProxyProtocolError, match="two"):
         decode(version_2(0x20, 0, b"\x03\x00\x04\0\0\0\0" * 2))
@@ -255,7 +279,7 @@ def test_two_checksums_are_refused() -> None:
         (b"PROXY HTTP/1.1\r\n", 7, ProxyProtocolError),
         (b"PROXY TCP5 ", 10, ProxyProtocolError),
         (b"PROXY TCP4 ::1", 12, ProxyProtocolError),
-        (b"PROXY TCP4 1.2.3.4 5.6.7.8 65536", 32 + 1, ProxyProtocolError),
+        (b"PROXY TCP4 1.2.3.4 5.6.7.8 65536", 33, ProxyProtocolError),
         (b"PROXY UNKNOWNS", 14, ProxyProtocolError),
         (b"PROXY UNKNOWN \n", 15, ProxyProtocolError),
         (b"PROXY UNKNOWN \rx", 16, ProxyProtocolError),

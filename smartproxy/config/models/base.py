@@ -19,7 +19,7 @@ from pydantic import (
 
 from smartproxy.config.explain import explain
 from smartproxy.config.problems import ConfigError, shown
-from smartproxy.config.referenced import as_written, holds_reference
+from smartproxy.config.referenced import as_referenced, as_written, holds_reference
 
 REVEAL = {"reveal": True}
 """Serialisation context in which referenced values keep their text; for making models from models."""
@@ -88,7 +88,8 @@ class ConfigModel(BaseModel):
             alias = type(self).model_fields[name].serialization_alias
             key = alias if info.by_alias and alias is not None else name
             if key in dumped:
-                dumped[key] = raw if revealing else as_written(dumped[key], raw)
+                show = as_referenced if revealing else as_written
+                dumped[key] = show(dumped[key], raw)
         return dumped
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
@@ -96,10 +97,14 @@ class ConfigModel(BaseModel):
             raw = self._referenced.get(name) if name is not None else None
             yield name, value if raw is None else as_written(value, raw)
 
+    def hides(self, field: str) -> bool:
+        """Whether `field` came through a reference, so that messages must not show it."""
+        return field in self._referenced
+
     def shown(self, field: str) -> str:
         """The value of `field` for a message; empty when it came through a reference."""
-        return "" if field in self._referenced else shown(getattr(self, field))
+        return "" if self.hides(field) else shown(getattr(self, field))
 
     def plain(self) -> dict[str, Any]:
-        """What was set, as a mapping that validates to an equal model: secrets and references intact."""
+        """What was set, as a mapping that validates to the same model: secrets and references intact."""
         return self.model_dump(exclude_unset=True, by_alias=True, context=REVEAL)

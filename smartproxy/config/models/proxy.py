@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -21,6 +24,8 @@ from smartproxy.config.models.scalars import (
 from smartproxy.config.models.security import SecurityConfig
 from smartproxy.config.models.target import SendProxyProtocol, TargetConfig
 from smartproxy.config.models.tls import CertificateConfig
+from smartproxy.config.problems import ConfigError
+from smartproxy.config.references import ReferenceResolver
 
 
 def _check_server_name(text: str) -> str:
@@ -154,3 +159,14 @@ class ProxyConfig(ConfigModel):
     disable_default_cert: bool = Field(
         default=False, description="Do without the self-signed certificate: every TLS route needs a real one."
     )
+
+    def with_routes(self, routes: Iterable[RouteConfig | Mapping[str, Any]]) -> ProxyConfig:
+        """This configuration with other routes. Mappings may hold references. Raises ConfigError."""
+        resolver = ReferenceResolver(Path(), os.environ)
+        resolved = [
+            route if isinstance(route, RouteConfig) else resolver.resolve(route, ("routes", position))
+            for position, route in enumerate(routes)
+        ]
+        if resolver.problems:
+            raise ConfigError(resolver.problems)
+        return ProxyConfig.model_validate({**self.plain(), "routes": resolved})

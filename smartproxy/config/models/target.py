@@ -54,8 +54,8 @@ class WeightedHostConfig(ConfigModel):
     section: ClassVar[str] = "weighted_host"
 
     host: HostName = Field(description="Name or address.")
-    weight: Annotated[Count, Field(le=10_000)] = Field(
-        default=1, description="Share, relative to the others'."
+    weight: Annotated[Integer, Field(ge=0, le=10_000)] = Field(
+        default=1, description="Share, relative to the others'. With 0 it gets none."
     )
 
 

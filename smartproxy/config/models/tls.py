@@ -9,7 +9,8 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from smartproxy.config.explain import invalid
 from smartproxy.config.models.base import ConfigModel
-from smartproxy.config.models.scalars import AnyDuration, FileName, HostName, PemOrFile, Shown
+from smartproxy.config.models.scalars import Duration, FileName, HostName, PemOrFile, Shown
+from smartproxy.config.units import DURATION_ALLOWED
 
 _SHA256 = re.compile(r"(?:sha-?256[:=/])?((?:[0-9a-f]{2}:?){31}[0-9a-f]{2})", re.IGNORECASE)
 
@@ -25,6 +26,13 @@ def _check_fingerprint(text: str) -> str:
 
 Fingerprint = Annotated[str, AfterValidator(_check_fingerprint), Shown("SHA-256 fingerprint")]
 TlsVersion = Literal["TLSv1.2", "TLSv1.3"]
+
+
+def _check_session_timeout(seconds: float) -> float:
+    # Sessions end by new ticket keys, and those come with new contexts for every route.
+    if seconds < 60:
+        raise invalid("must be at least one minute", allowed=DURATION_ALLOWED)
+    return seconds
 
 
 class CertificateConfig(ConfigModel):
@@ -131,9 +139,10 @@ class RouteTlsConfig(ConfigModel):
     honor_cipher_order: bool = Field(
         default=False, description="Prefer the order of `ciphers` over the client's (TLS 1.2)."
     )
-    session_timeout: AnyDuration | None = Field(
+    session_timeout: Annotated[Duration, AfterValidator(_check_session_timeout)] | None = Field(
         default=None,
-        description="The longest time a session can be resumed; 0 turns resumption off. Left out: 24 hours.",
+        description="The longest time a session can be resumed, at least one minute. Left out: as long as "
+        "OpenSSL allows, two hours.",
     )
     client_auth: ClientAuthConfig | None = Field(
         default=None, description="Ask clients for a certificate and refuse those without a valid one."

@@ -146,17 +146,18 @@ def _forwarded_from(claims: dict[bytes, bytes]) -> bytes:
     members = claims[_FOR].split(b",", MAX_ELEMENTS)
     if len(members) > MAX_ELEMENTS:
         return b""
-    elements = []
+    nodes = []
     for member in members:
         try:
             addresses = parse_x_forwarded_for(member)
         except ForwardedError:
             addresses = ["unknown"]
-        elements += [format_forwarded_element(for_=format_node(_unmapped(ip))) for ip in addresses]
+        nodes += [format_node(_unmapped(address)) for address in addresses]
+    elements = [format_forwarded_element(for_=node) for node in nodes]
     proto, host = claims.get(_PROTO), claims.get(_HOST)
     if elements and (proto or host):
         # The scheme and host are those of the client's own request, the first hop.
-        first = format_forwarded_element(for_=elements[0][4:], proto=proto or None, host=host or None)
+        first = format_forwarded_element(for_=nodes[0], proto=proto or None, host=host or None)
         try:
             parse_forwarded(first)
         except ForwardedError:

@@ -169,6 +169,7 @@ class SimulationDriver:
         """Carry `link` on `socket` from now on."""
         held = LinkSocket(self, self._clock, self._transcript, link, socket, name)
         held.notices_loss_while_paused = self._random.random() < 0.5
+        held.reads_before_loss = self._random.random() < 0.5
         link.transport = held
         self.sockets[link.id] = held
         socket.observer = held
@@ -263,6 +264,8 @@ class SimulationDriver:
             if link.ending is Ending.CLOSE:
                 held.socket.close()
                 self.release(held)
+            elif held.will_read_of_loss():
+                held.read_soon()
             else:
                 self._inputs.append(lambda now: self._lose(held, reason, now))
             return
@@ -271,8 +274,8 @@ class SimulationDriver:
         if all_sent:
             if link.ending is Ending.CLOSE:
                 self._transcript.output(f"close({held.name})")
+                held.socket.close()
                 self.release(held)
-                held.linger()
                 return
             if link.ending is Ending.SHUT_DOWN_WRITING and not held.writing_shut_down:
                 held.writing_shut_down = True
@@ -298,14 +301,11 @@ class SimulationDriver:
     def _lose(self, held: LinkSocket, reason: LostReason, now: float) -> None:
         if held.released or held.link.ending >= Ending.CLOSE:
             return
-        outgoing, incoming = held.outgoing_relay, held.incoming_relay
+        is_relayed = held.outgoing_relay is not None or held.incoming_relay is not None
         held.socket.close()
         self.release(held)
-        for relay, outcome in ((incoming, RelayOutcome.SINK_LOST), (outgoing, RelayOutcome.SOURCE_LOST)):
-            if relay is not None:
-                # The outcome also stands for `handle_lost` on this link.
-                self._inputs.append(self._relay_end(relay, outcome))
-        if outgoing is None and incoming is None:
+        # A relay's outcome stands for `handle_lost` already.
+        if not is_relayed:
             self._transcript.input(f"lost({held.name}, {reason.value})")
             self.engine.handle_lost(held.link, reason, now)
 
@@ -313,6 +313,12 @@ class SimulationDriver:
         """Forget a link: the engine is done with it, or is told now that it is lost."""
         held.released = True
         del self.sockets[held.link.id]
+        for relay, outcome in (
+            (held.incoming_relay, RelayOutcome.SINK_LOST),
+            (held.outgoing_relay, RelayOutcome.SOURCE_LOST),
+        ):
+            if relay is not None:
+                self._inputs.append(self._relay_end(relay, outcome))
 
     # The one timer.
 
@@ -360,10 +366,16 @@ class SimulationDriver:
         source, sink = operation.source.transport, operation.sink.transport
         assert isinstance(source, LinkSocket)
         assert isinstance(sink, LinkSocket)
+        assert source.outgoing_relay is None
+        assert sink.incoming_relay is None
         length = "all" if operation.length_bytes < 0 else f"{operation.length_bytes} bytes"
         self._transcript.output(f"op {operation.id}: relay {length} from {source.name} to {sink.name}")
         relay = Relay(operation, source, sink)
         self._relays[operation.id] = relay
+        for held, outcome in ((source, RelayOutcome.SOURCE_LOST), (sink, RelayOutcome.SINK_LOST)):
+            if held.released:
+                self._inputs.append(self._relay_end(relay, outcome))
+                return
         source.outgoing_relay = sink.incoming_relay = relay
         # The links of this drain come first: what the sink was given before goes before.
         self._clock.call_soon(lambda: self._move(relay))

@@ -14,9 +14,8 @@ if TYPE_CHECKING:
     from smartproxy.drivers.simulation.driver import SimulationDriver
 
 RELAY_BYTES = 64 * 1024
-LINGER_S = 2.0
-"""How long a closed connection's peer may go on sending before it is reset (RFC 9112 §9.6)."""
 UNMOVED_S = 30.0
+"""How long the last bytes of a closed link may find no room before it is reset."""
 
 
 class LinkSocket:
@@ -36,6 +35,7 @@ class LinkSocket:
         "notices_loss_while_paused",
         "outgoing_relay",
         "payload",
+        "reads_before_loss",
         "released",
         "socket",
         "told_reading",
@@ -65,6 +65,8 @@ class LinkSocket:
         """The engine gets no more inputs for the link: it is lost, or closed, or aborted."""
         self.notices_loss_while_paused = True
         """As epoll does; other systems tell of a reset only to who reads or writes."""
+        self.reads_before_loss = True
+        """When sending fails, what had arrived before is still handed to the engine first."""
         self.unsent = memoryview(b"")
         """The rest of the last pull, for which the send buffer had no room."""
         self.writing_shut_down = False
@@ -120,6 +122,11 @@ class LinkSocket:
         socket = self.socket
         return self.notices_loss_while_paused and socket.error is not None and not socket.unread_bytes
 
+    def will_read_of_loss(self) -> bool:
+        """Whether a failure to send can wait: reading is going on, and will come upon it."""
+        is_read = self.link.reading or self.outgoing_relay is not None
+        return self.reads_before_loss and is_read and not self.eof_received
+
     def give_up_unless_it_moves(self) -> None:
         """The link is closing: reset a peer that takes none of its last bytes for `UNMOVED_S`."""
         if self._closing_event is None:
@@ -140,42 +147,6 @@ class LinkSocket:
         else:
             self.socket.reset()
             self._driver.release(self)
-
-    def linger(self) -> None:
-        """Close for good once the peer has ended too; what it still sends is thrown away."""
-        if self.eof_received or self.socket.error is not None:
-            self.socket.close()
-        else:
-            _Lingering(self._clock, self.socket)
-
-
-class _Lingering:
-    """Discards what arrives for a connection the engine has closed, for `LINGER_S` at most."""
-
-    __slots__ = ("_socket", "_timer")
-
-    def __init__(self, clock: Clock, socket: VirtualSocket) -> None:
-        self._socket = socket
-        self._timer = clock.call_at(clock.now + LINGER_S, self._close)
-        socket.send_eof()
-        socket.observer = self
-        clock.call_soon(self.readable)
-
-    def readable(self) -> None:
-        try:
-            while data := self._socket.receive(RELAY_BYTES):
-                del data
-            ended = data is not None
-        except (ConnectionResetError, TimeoutError):
-            ended = True
-        if ended:
-            self._close()
-
-    def writable(self) -> None: ...
-
-    def _close(self) -> None:
-        self._timer.cancel()
-        self._socket.close()
 
 
 class Relay:

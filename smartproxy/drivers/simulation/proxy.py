@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from smartproxy.config import compile_configuration, parse_config
+from smartproxy.config import ProxyConfig, compile_configuration, parse_config
 from smartproxy.core.configuration import Configuration
 from smartproxy.core.engine import Engine
 
@@ -19,18 +19,19 @@ class SimulatedProxy:
     Make one with `Simulation.start_proxy`. `driver.records` holds what it recorded.
     """
 
-    def __init__(self, simulation: Simulation, config: Mapping[str, Any]) -> None:
+    def __init__(self, simulation: Simulation, config: ProxyConfig | Mapping[str, Any]) -> None:
         configuration = _compile(config)
         self.engine = Engine(configuration, simulation.env)
         self.driver = simulation.start_engine(self.engine)
         self._listen(configuration)
+        self.driver.apply(self.engine.handle_started)
 
     @property
     def ports(self) -> dict[int, int]:
         """Each configured port and the port it listens on; they differ where 0 was configured."""
         return self.driver.listening_ports()
 
-    def update(self, config: Mapping[str, Any]) -> None:
+    def update(self, config: ProxyConfig | Mapping[str, Any]) -> None:
         """Replace the configuration, atomically: a bad one changes nothing.
 
         Raises what `smartproxy.config` raises for it, and OSError for a port in use.
@@ -66,5 +67,6 @@ class SimulatedProxy:
             raise
 
 
-def _compile(config: Mapping[str, Any]) -> Configuration:
-    return compile_configuration(parse_config(config))
+def _compile(config: ProxyConfig | Mapping[str, Any]) -> Configuration:
+    model = config if isinstance(config, ProxyConfig) else parse_config(config)
+    return compile_configuration(model).configuration

@@ -22,6 +22,7 @@ from smartproxy.drivers.simulation.tasks import ScriptCancelled, Signal, Task
 from smartproxy.drivers.simulation.transcript import Transcript
 
 if TYPE_CHECKING:
+    from smartproxy.config import ProxyConfig
     from smartproxy.drivers.simulation.proxy import SimulatedProxy
 
 T = TypeVar("T")
@@ -137,10 +138,10 @@ class Simulation:
         self.drivers.append(driver)
         return driver
 
-    def start_proxy(self, config: Mapping[str, Any]) -> SimulatedProxy:
+    def start_proxy(self, config: ProxyConfig | Mapping[str, Any]) -> SimulatedProxy:
         """Start a whole proxy from what a configuration file would say, listening on its ports.
 
-        Raises what `smartproxy.config` raises for a bad configuration.
+        Raises ConfigError for a bad configuration, and OSError for a port in use.
         """
         from smartproxy.drivers.simulation.proxy import SimulatedProxy
 

@@ -43,7 +43,7 @@ class MessageDecoder(Generic[Head]):
     """Bytes in, one event at a time out. Use `RequestDecoder` or `ResponseDecoder`.
 
     Unread input is `_buffer[_position:]`: the very object received while it can be
-    read as it is, a bytearray while a head or trailer section grows over several
+    read as it is, a bytearray (always at position 0) while it grows over several
     reads. An empty buffer is always b"" at position 0, so that a decoder between
     messages holds nothing.
     """
@@ -85,9 +85,7 @@ class MessageDecoder(Generic[Head]):
         buffer = self._buffer
         if isinstance(buffer, bytes):
             buffer = self._buffer = bytearray(memoryview(buffer)[self._position :])
-        elif self._position:
-            del buffer[: self._position]
-        self._position = 0
+            self._position = 0
         buffer += data
 
     def receive_eof(self) -> None:

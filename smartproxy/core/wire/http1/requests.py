@@ -113,7 +113,7 @@ class RequestDecoder(MessageDecoder[RequestHead]):
 
     def _refuse_overlong(self, window: bytes | bytearray) -> NoReturn:
         words = window.partition(b"\r\n")[0].split(b" ", 2)
-        if len(words) > 1 and len(words[1]) > self._limits.target_bytes:
+        if self._state == HEAD and len(words) > 1 and len(words[1]) > self._limits.target_bytes:
             raise RemoteProtocolError(414, "request target too long")
         raise RemoteProtocolError(431, "fields too large")
 

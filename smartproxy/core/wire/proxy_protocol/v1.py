@@ -19,21 +19,34 @@ _TCP6 = re.compile(f"PROXY TCP6 {_IPV6} {_IPV6} {_PORT} {_PORT}\r\n".encode())
 # §2.1 lets anything stand after UNKNOWN, but never a CR or LF that is not the line's end.
 _UNKNOWN = re.compile(rb"PROXY UNKNOWN(?: [^\r\n]*)?\r\n")
 
-_LINE_SO_FAR = re.compile(
-    rb"PROXY(?: (?:"
-    rb"T(?:C(?:P(?:4(?:(?: [0-9.]{0,15}){0,2}|(?: [0-9.]{7,15}){2}(?: [0-9]{0,5}){0,2}\r?)"
-    rb"|6(?:(?: [0-9A-Fa-f:.]{0,45}){0,2}|(?: [0-9A-Fa-f:.]{2,45}){2}(?: [0-9]{0,5}){0,2}\r?))?)?)?"
-    rb"|UNKNOWN(?: [^\r\n]*)?\r?"
-    rb"|U?N?K?N?O?W?"
-    rb")?)?"
+
+def _beginnings(word: str, fields: list[tuple[str, str]]) -> list[str]:
+    """Patterns of unfinished lines: a part of `word`, or all of it with fields whose last is unfinished."""
+    patterns = [word[:length] for length in range(len("PROXY"), len(word) + 1)]
+    finished_part = word
+    for unfinished, finished in fields:
+        patterns.append(finished_part + unfinished)
+        finished_part += finished
+    return patterns
+
+
+_UNFINISHED_PORTS = [(" [0-9]{0,5}", " [0-9]{1,5}"), (" [0-9]{0,5}", " [0-9]{1,5}"), ("\r", "")]
+_UNFINISHED_LINE = re.compile(
+    "|".join(
+        _beginnings("PROXY TCP4", [(" [0-9.]{0,15}", " [0-9.]{7,15}")] * 2 + _UNFINISHED_PORTS)
+        + _beginnings(
+            "PROXY TCP6", [(" [0-9A-Fa-f:.]{0,45}", " [0-9A-Fa-f:.]{2,45}")] * 2 + _UNFINISHED_PORTS
+        )
+        + _beginnings("PROXY UNKNOWN", [("\r", ""), (" [^\r\n]*\r?", "")])
+    ).encode()
 )
 
 
 def decode_v1(data: bytes) -> tuple[ProxyHeader, int] | None:
     """The header that `data`, beginning with `PROXY`, starts with, and its length in bytes.
 
-    None when the line is not complete yet. Raises ProxyProtocolError as soon as no
-    continuation can make it valid.
+    None when the line is not complete yet. Raises ProxyProtocolError as soon as its shape
+    rules it out.
     """
     match = _TCP4.match(data)
     if match is not None:
@@ -63,7 +76,7 @@ def decode_v1(data: bytes) -> tuple[ProxyHeader, int] | None:
     if match is not None:
         unspecified = ProxyHeader(1, "PROXY", AddressFamily.UNSPEC, TransportProtocol.UNSPEC, None, None)
         return unspecified, match.end()
-    if len(data) >= MAX_V1_BYTES or _LINE_SO_FAR.fullmatch(data) is None:
+    if len(data) >= MAX_V1_BYTES or _UNFINISHED_LINE.fullmatch(data) is None:
         raise ProxyProtocolError(f"malformed version 1 line: {data[:MAX_V1_BYTES]!r}")
     return None
 

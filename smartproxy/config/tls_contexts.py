@@ -1,0 +1,186 @@
+"""TLS contexts for clients and for backends.
+
+CPython turns `SSL_MODE_RELEASE_BUFFERS` on in every context, so that an idle
+connection keeps no record buffers (34 KiB less for each).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import ssl
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from smartproxy.config.certificates import CertificateReader, Place, Rejected, ServerCertificate
+from smartproxy.config.models import OriginTlsConfig, RouteTlsConfig
+from smartproxy.config.problems import Problem, place_text
+from smartproxy.core.configuration import OriginTls
+
+HTTP1_ALPN = "http/1.1"
+
+TLS_VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """What makes two contexts for one certificate different."""
+
+    versions: frozenset[str] = frozenset(TLS_VERSIONS)
+    ciphers: str | None = None
+    honor_cipher_order: bool = False
+    client_ca_pem: bytes | None = None
+    alpn_protocols: tuple[str, ...] = (HTTP1_ALPN,)
+
+    @property
+    def min_version(self) -> ssl.TLSVersion:
+        """The lowest version a client may use."""
+        return min(TLS_VERSIONS[version] for version in self.versions)
+
+
+class ServerContexts:
+    """Contexts for clients, one for each pair of certificate and settings."""
+
+    def __init__(self, reader: CertificateReader) -> None:
+        self._reader = reader
+        self._contexts: dict[tuple[bytes, ServerSettings], ssl.SSLContext] = {}
+
+    def settings(self, tls: RouteTlsConfig, place: Place, *, serves_http: bool) -> ServerSettings:
+        """The settings of a route's `tls`, which stands at `place`. Raises `Rejected`."""
+        client_ca_pem = None
+        if tls.client_auth is not None:
+            ca_place = (*place, "client_auth", "ca")
+            client_ca_pem = self._reader.authorities(
+                tls.client_auth.ca, ca_place, tls.client_auth.shown("ca")
+            )
+        settings = ServerSettings(
+            frozenset(tls.versions),
+            tls.ciphers,
+            tls.honor_cipher_order,
+            client_ca_pem,
+            (HTTP1_ALPN,) if serves_http else (),
+        )
+        if tls.ciphers is not None:
+            _check_ciphers(tls.ciphers, (*place, "ciphers"), tls.shown("ciphers"))
+        return settings
+
+    def context(
+        self, certificate: ServerCertificate, settings: ServerSettings, place: Place
+    ) -> ssl.SSLContext:
+        """The context that shows `certificate`; `place` is where that is given. Raises `Rejected`."""
+        key = (certificate.identity, settings)
+        context = self._contexts.get(key)
+        if context is None:
+            context = self._contexts[key] = _make_server_context(certificate, settings, place)
+        return context
+
+
+def _check_ciphers(ciphers: str, place: Place, given: str) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_ciphers(ciphers)
+    except (ssl.SSLError, ValueError):
+        raise Rejected(
+            Problem(place_text(place), "is no OpenSSL cipher list that selects any cipher", given)
+        ) from None
+
+
+def _make_server_context(
+    certificate: ServerCertificate, settings: ServerSettings, place: Place
+) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = settings.min_version
+    context.maximum_version = max(TLS_VERSIONS[version] for version in settings.versions)
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    if settings.ciphers is not None:
+        context.set_ciphers(settings.ciphers)
+    # The standard library sets this option in every context for servers.
+    if not settings.honor_cipher_order:
+        context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+    if settings.alpn_protocols:
+        context.set_alpn_protocols(list(settings.alpn_protocols))
+    if settings.client_ca_pem is not None:
+        _trust(context, settings.client_ca_pem, place)
+        context.verify_mode = ssl.CERT_REQUIRED
+    try:
+        with (
+            _private_file(certificate.chain_pem) as chain_file,
+            _private_file(certificate.key_pem) as key_file,
+        ):
+            context.load_cert_chain(chain_file, key_file)
+    except ssl.SSLError as error:
+        raise Rejected(
+            Problem(
+                place_text(place),
+                f"is not a certificate that TLS can use ({error.reason or 'rejected by OpenSSL'})",
+            )
+        ) from None
+    return context
+
+
+@contextmanager
+def _private_file(content: bytes) -> Iterator[str]:
+    """A file of `content` for as long as the context lasts, since OpenSSL's loader takes file names only.
+
+    It lives in memory where the system has such files, and is readable by this process alone.
+    """
+    if hasattr(os, "memfd_create") and Path("/proc/self/fd").is_dir():
+        with os.fdopen(os.memfd_create("pem", os.MFD_CLOEXEC), "wb") as file:
+            file.write(content)
+            file.flush()
+            yield f"/proc/self/fd/{file.fileno()}"
+        return
+    with tempfile.NamedTemporaryFile(prefix="smartproxy-") as file:
+        file.write(content)
+        file.flush()
+        yield file.name
+
+
+def _trust(context: ssl.SSLContext, ca_pem: bytes, place: Place) -> None:
+    try:
+        context.load_verify_locations(cadata=ca_pem.decode("ascii"))
+    except (ssl.SSLError, ValueError):
+        raise Rejected(Problem(place_text(place), "is not a list of authorities that TLS can use")) from None
+
+
+class OriginContexts:
+    """TLS towards backends, one for each way of verifying and server name."""
+
+    def __init__(self, reader: CertificateReader) -> None:
+        self._reader = reader
+        self._contexts: dict[object, ssl.SSLContext] = {}
+        self._origins: dict[str, OriginTls] = {}
+
+    def origin(self, tls: OriginTlsConfig, place: Place) -> OriginTls:
+        """What `tls`, which stands at `place`, comes to. Raises `Rejected`."""
+        ca_pem = (
+            self._reader.authorities(tls.ca, (*place, "ca"), tls.shown("ca")) if tls.ca is not None else None
+        )
+        # A pinned certificate is compared once the handshake is done, by whoever made the connection.
+        verifies = tls.verify and tls.fingerprint is None
+        context = self._context(ca_pem, verifies, (*place, "ca"))
+        facts = (verifies, ca_pem, tls.fingerprint, tls.server_name)
+        identity = hashlib.sha256(repr(facts).encode()).hexdigest()
+        origin = self._origins.get(identity)
+        if origin is None:
+            fingerprint = bytes.fromhex(tls.fingerprint) if tls.fingerprint is not None else None
+            origin = self._origins[identity] = OriginTls(context, tls.server_name, fingerprint, identity)
+        return origin
+
+    def _context(self, ca_pem: bytes | None, verifies: bool, place: Place) -> ssl.SSLContext:
+        key = (ca_pem, verifies)
+        context = self._contexts.get(key)
+        if context is None:
+            context = self._contexts[key] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+            if not verifies:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+            elif ca_pem is not None:
+                _trust(context, ca_pem, place)
+            else:
+                context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        return context
