@@ -113,9 +113,7 @@ class SmartProxy:
         if self._driver is not None:
             raise RuntimeError("a SmartProxy starts once; make another one to start again")
         driver = _make_driver(self._engine, self._on_records)
-        self._log_bridge.tune(self._engine.context)
-        if self._listeners["access"] or self._listeners["record"]:
-            self._engine.context.wants_access_records = True
+        self._tune()
         configuration = self._engine.configuration
         try:
             for port in configuration.table.listening_ports():
@@ -262,11 +260,17 @@ class SmartProxy:
         if event not in self._listeners:
             raise ValueError(f"no event {event!r}; there are {', '.join(EVENTS)}")
         self._listeners[event].append(listener)
-        if event in ("access", "record"):
-            self._engine.context.wants_access_records = True
-        if event == "record":
-            self._engine.context.record_level = Level.DEBUG
+        self._tune()
         return self
+
+    def _tune(self) -> None:
+        """Have the engine make only the records that somebody hears."""
+        context = self._engine.context
+        self._log_bridge.tune(context)
+        if self._listeners["access"]:
+            context.wants_access_records = True
+        if self._listeners["record"]:
+            context.record_level = Level.DEBUG
 
     def _tell(self, event: str, facts: Mapping[str, object]) -> None:
         for listener in self._listeners[event]:

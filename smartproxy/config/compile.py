@@ -11,7 +11,6 @@ from typing import TypeVar
 from smartproxy.config.certificate_files import CertificateFiles
 from smartproxy.config.certificates import CertificateReader, Place, Rejected
 from smartproxy.config.models import (
-    ForwardActionConfig,
     HandlerActionConfig,
     HeadersConfig,
     InboundProxyProtocolConfig,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 
+from smartproxy.core.certificates import CertificateIndex
 from smartproxy.core.configuration import Configuration
 from smartproxy.core.context import Context
 from smartproxy.core.downstream.connection import ClientConnection
@@ -207,6 +208,15 @@ class Engine:
             if self._started and not self.draining:
                 generation.start()
             self.context.record("engine", "configuration_changed", generation=generation.number)
+        finally:
+            self._in_input = False
+
+    def handle_certificates(self, certificates: CertificateIndex, now: float) -> None:
+        """Present `certificates` to new connections; those there are keep theirs, and all else stays."""
+        self._enter(now)
+        try:
+            self._generation.replace_certificates(certificates)
+            self.context.record("tls", "certificates_replaced")
         finally:
             self._in_input = False
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from smartproxy.core.certificates import CertificateIndex
 from smartproxy.core.configuration import Configuration, ForwardAction, Target
 from smartproxy.core.upstream.pool import Pools
 from smartproxy.core.upstream.probe import Prober
@@ -43,6 +46,10 @@ class Generation:
             before = known.get((target.hosts, target.port, target.unix_path))
             if before is not None:
                 state.group.adopt(before.group)
+
+    def replace_certificates(self, certificates: CertificateIndex) -> None:
+        """Change nothing but what new TLS handshakes present."""
+        self.configuration = replace(self.configuration, certificates=certificates)
 
     def start(self) -> None:
         """Begin what runs by itself: the active health checks."""

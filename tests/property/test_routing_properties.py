@@ -186,8 +186,9 @@ def _is_tcp(route: Route) -> bool:
 
 @given(routes_with_query())
 def test_the_explanation_names_the_route_that_the_table_chooses(
-    routes: list[Route], query: RouteQuery
+    case: tuple[list[Route], RouteQuery],
 ) -> None:
+    routes, query = case
     table = RouteTable(routes)
     plan = table.port(query.port)
     explanation = table.explain(query)

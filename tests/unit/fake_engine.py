@@ -7,6 +7,7 @@ import select
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Any, cast
 
 from smartproxy.core.context import Context
@@ -253,6 +254,11 @@ class SteppedDriver(Driver):
                 return
             self.turn()
         raise AssertionError("the pump is woken again and again for nothing")
+
+    def fire_own_timers(self) -> None:
+        """Let all the time pass that the driver itself waits for."""
+        self._timers.fire(inf)
+        self._drain()
 
     def close(self) -> None:
         self._release_everything()

@@ -192,5 +192,5 @@ Action = Annotated[
         _action_tag,
         ErrorContext("must say what the route does", allowed='"forward", "handler"', field="type"),
     ),
-    Shown("table [`forward`] or [`handler`]"),
+    Shown("table [`forward`](#action-forward) or [`handler`](#action-handler)"),
 ]

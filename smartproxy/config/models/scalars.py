@@ -379,6 +379,11 @@ def _names_differ(table: dict[str, Any]) -> dict[str, Any]:
     return table
 
 
+def _false_removes(value: object) -> object:
+    # TOML has no null.
+    return None if value is False else value
+
+
 HeaderConditions = Annotated[
     dict[
         Annotated[str, AfterValidator(_check_condition_name)],
@@ -388,9 +393,9 @@ HeaderConditions = Annotated[
     Shown("table of field name → exact text, glob, or `/RE2 expression/`"),
 ]
 HeaderRules = Annotated[
-    dict[SettableFieldName, FieldTemplate | None],
+    dict[SettableFieldName, Annotated[FieldTemplate | None, BeforeValidator(_false_removes)]],
     AfterValidator(_names_differ),
-    Shown("table of field name → template, or null to remove the field"),
+    Shown("table of field name → template, or `null` or `false` to remove the field"),
 ]
 
 

@@ -56,6 +56,7 @@ class ClientConnection:
         "_host",
         "_on_ended",
         "accepted_at",
+        "certificates",
         "client",
         "client_ip",
         "client_key",
@@ -99,6 +100,7 @@ class ClientConnection:
         self.server_name: str | None = None
         self.route: Route | None = None
         self.tls_context: ssl.SSLContext | None = None
+        self.certificates = generation.configuration.certificates
         self.tls_version = ""
         self.server: Http1Server | None = None
         self.raw: RawForward | None = None
@@ -218,8 +220,8 @@ class ClientConnection:
                 return
             self.start_raw(route, received)
             return
-        certificates = self.generation.configuration.certificates
-        context = certificates.lookup(hello.server_name, route)
+        self.certificates = self.generation.configuration.certificates
+        context = self.certificates.lookup(hello.server_name, route)
         if context is None:
             self.link.write(encode_alert(_ALERT_FATAL, _UNRECOGNIZED_NAME))
             self.refuse(FailureCode.NO_ROUTE, f"no certificate for {hello.server_name or '(no name)'}")

@@ -74,8 +74,7 @@ def route_request(connection: ClientConnection, head: RequestHead) -> tuple[Rout
         )
     route = hit.route
     if tls_context is not None and route is not connection.route:
-        certificates = connection.generation.configuration.certificates
-        if certificates.lookup(host, route) is not tls_context:
+        if connection.certificates.lookup(host, route) is not tls_context:
             raise _misdirected(host)
     access = route.access
     number = connection.client_number
@@ -92,8 +91,7 @@ def _refuse_misdirected(connection: ClientConnection, host: str | None) -> None:
     """Refuse a name that a route of another TLS serves, passthrough ones included (RFC 9110 §15.5.20)."""
     other = connection.plan.match_connection(connection.client_number, host, FirstBytes.TLS)
     if other is not None and other is not connection.route:
-        certificates = connection.generation.configuration.certificates
-        if certificates.lookup(host, other) is not connection.tls_context:
+        if connection.certificates.lookup(host, other) is not connection.tls_context:
             raise _misdirected(host)
 
 

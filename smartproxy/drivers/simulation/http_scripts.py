@@ -28,11 +28,17 @@ class HttpRequest:
 
 @dataclass(slots=True)
 class HttpResponse:
-    """A response: what a backend script gives, or a client script got."""
+    """A response: what a backend script gives, or a client script got.
+
+    A backend that gives `cut_after_bytes` sends that much of the body, and then
+    ends the connection: by a reset, or with `cut_by_reset` false as if all were well.
+    """
 
     status: int
     fields: Fields = field(default_factory=list)
     body: bytes = b""
+    cut_after_bytes: int | None = None
+    cut_by_reset: bool = True
 
     def field(self, name: bytes) -> bytes | None:
         """The first value of a field; None when it was not sent."""
@@ -125,6 +131,15 @@ async def serve_http(connection: ByteConnection, respond: Respond) -> None:
             fields = [*fields, (b"content-length", str(len(response.body)).encode())]
         head = h11.Response(status_code=response.status, headers=fields)
         await _send_event(protocol, connection, head)
+        if response.cut_after_bytes is not None:
+            if response.cut_after_bytes and not bodiless:
+                cut_body = response.body[: response.cut_after_bytes]
+                await _send_event(protocol, connection, h11.Data(data=cut_body))
+            if response.cut_by_reset:
+                connection.reset()
+            else:
+                connection.close()
+            return
         if response.body and not bodiless:
             await _send_event(protocol, connection, h11.Data(data=response.body))
         await _send_event(protocol, connection, h11.EndOfMessage())

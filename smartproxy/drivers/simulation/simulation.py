@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from pathlib import Path
 from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -330,8 +332,10 @@ class Simulation:
         while True:
             if self._failure is not None:
                 error = self._failure.error
-                message = f"seed {self.seed}: script {self._failure.name}: {type(error).__name__}: {error}"
-                raise ScriptFailed(message) from error
+                assert error is not None
+                raise ScriptFailed(
+                    f"seed {self.seed}: script {self._failure.name}: {_tell(error)}"
+                ) from error
             if task is not None and task.done:
                 return
             time = clock.next_event_time()
@@ -348,7 +352,7 @@ class Simulation:
             try:
                 clock.run_next_event()
             except Exception as error:
-                message = f"seed {self.seed}: {type(error).__name__}: {error}; the last before it:"
+                message = f"seed {self.seed}: {_tell(error)}; the last before it:"
                 raise ProgramFailed(f"{message}\n{self.transcript.tail()}") from error
 
     def _deadlock(self, waiting: list[str]) -> SimulationDeadlock:
@@ -357,3 +361,10 @@ class Simulation:
             f"seed {self.seed}: nothing will ever happen again, but these scripts wait: {names}; "
             f"the last that happened:\n{self.transcript.tail()}"
         )
+
+
+def _tell(error: BaseException) -> str:
+    """What was raised, and where: an assertion often says no more than its line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"

@@ -212,14 +212,21 @@ def _route_tls() -> st.SearchStrategy[RouteTls | None]:
 def route_actions() -> st.SearchStrategy[ForwardAction | HandlerAction]:
     """Forward actions and built-in handlers, with every kind of TLS."""
     forwards = st.builds(ForwardAction, targets=st.just(()), tls=_route_tls())
-    return forwards | forwards | st.builds(HandlerAction, kind=st.sampled_from(HandlerKind), tls=_route_tls())
+    return (
+        forwards
+        | forwards
+        | forwards
+        | st.builds(HandlerAction, kind=st.sampled_from(HandlerKind), tls=_route_tls())
+    )
 
 
 def route_matches() -> st.SearchStrategy[RouteMatch]:
     """Conditions of every kind; each but ports, domains and path is absent most of the time."""
     ranges = st.sampled_from(((80, 80), (443, 443), (80, 443), (80, 8001)))
-    transports = st.sampled_from((*[Transport.TCP] * 6, Transport.ALL, Transport.UDP))
-    protocols = st.sampled_from((*[None] * 5, MatchProtocol.HTTP, MatchProtocol.TCP, MatchProtocol.UDP))
+    transports = st.sampled_from((*[Transport.TCP] * 9, Transport.ALL, Transport.UDP))
+    protocols = st.sampled_from(
+        (*[None] * 8, *[MatchProtocol.HTTP] * 3, MatchProtocol.TCP, MatchProtocol.UDP)
+    )
     addresses = st.lists(ip_rules(), min_size=1, max_size=3).map(IpSet.compile)
     no_versions: frozenset[str] = frozenset()
     no_methods: frozenset[bytes] = frozenset()
@@ -294,20 +301,59 @@ def _as_target(path: str) -> str:
 
 @st.composite
 def routes_with_query(draw: st.DrawFn, max_size: int = 8) -> tuple[list[Route], RouteQuery]:
-    """Routes, and a query that asks for one of them in all things but one or two, if not in all."""
+    """Routes that compete with each other, and a query that one of them takes, or misses by a little."""
     written = draw(route_lists(max_size))
-    query = draw(route_queries())
     aimed_at = draw(st.sampled_from(written))
-    match = aimed_at.match
-    off = draw(st.sampled_from((None, None, None, "port", "host", "path", "tls")))
-    if off != "port":
+    if draw(st.integers(0, 7)) == 7:
+        for route in written:
+            route.match = replace(
+                route.match, domains=(), path=None, fields=(), methods=frozenset(), protocol=MatchProtocol.TCP
+            )
+            route.action = ForwardAction(())
+    else:
+        for route in written:
+            if route is not aimed_at and draw(st.integers(0, 3)):
+                _compete(draw, route, aimed_at)
+    return written, draw(_queries_for(aimed_at))
+
+
+def _compete(draw: st.DrawFn, route: Route, rival: Route) -> None:
+    own, other = route.match, rival.match
+    route.action = rival.action
+    route.match = replace(
+        own,
+        ports=other.ports,
+        transport=other.transport,
+        domains=draw(st.sampled_from((own.domains, other.domains, ("*",), ()))),
+        path=draw(st.sampled_from((own.path, other.path, "/*", None))),
+        protocol=draw(st.sampled_from((other.protocol, None))),
+    )
+
+
+@st.composite
+def _queries_for(draw: st.DrawFn, route: Route) -> RouteQuery:
+    match = route.match
+    query = draw(route_queries())
+    missed = draw(
+        st.sampled_from(
+            (*[None] * 8, "port", "host", "path", "tls", "client", "protocol", "method", "fields")
+        )
+    )
+    if missed != "port":
         query = replace(query, port=draw(st.sampled_from(match.ports))[0])
-    if off != "tls":
-        query = replace(query, tls=aimed_at.action.tls is not None)
-    if off != "host" and match.domains:
+    if missed != "tls":
+        query = replace(query, tls=route.action.tls is not None)
+    if missed != "host" and match.domains:
         query = replace(query, host=draw(hosts_of(draw(st.sampled_from(match.domains)))))
-    if off != "path" and match.path is not None:
+    if missed != "path" and match.path is not None:
         query = replace(query, path=_as_target(draw(paths_of(match.path))))
-    if match.fields:
+    if missed != "client" and match.client_ip:
+        query = replace(query, client_ip=ip_text(draw(st.sampled_from([*match.client_ip.intervals()]))[0]))
+    if missed != "protocol":
+        is_tcp = match.protocol is MatchProtocol.TCP
+        query = replace(query, protocol=MatchProtocol.TCP if is_tcp else MatchProtocol.HTTP)
+    if missed != "method" and match.methods:
+        query = replace(query, method=draw(st.sampled_from(sorted(match.methods))))
+    if missed != "fields" and match.fields:
         query = replace(query, fields=[(match.fields[0].name, b"1"), *query.fields])
-    return written, query
+    return query
