@@ -23,6 +23,7 @@ from smartproxy.core.engine import Engine
 from smartproxy.core.env import Env
 from smartproxy.core.records import AccessRecord, Level, Record
 from smartproxy.logs import LogBridge
+from smartproxy.logs.bridge import access_fields
 
 _T = TypeVar("_T")
 
@@ -57,7 +58,7 @@ def _make_driver(engine: Engine, on_records: Callable[[list[Record | AccessRecor
         from smartproxy.drivers.asyncio import AsyncioDriver
 
         return AsyncioDriver(engine, on_records=on_records)
-    if "trio" in sys.modules:
+    if "trio" in sys.modules and sys.modules["trio"].lowlevel.in_trio_run():
         from smartproxy.drivers.trio import TrioDriver
 
         return TrioDriver(engine, on_records=on_records)
@@ -285,19 +286,12 @@ class SmartProxy:
         if listeners["access"] or listeners["error"] or listeners["record"]:
             for record in records:
                 if isinstance(record, AccessRecord):
-                    self._tell("access", {"event": "access", **access_facts(record)})
+                    self._tell("access", {"event": "access", **access_fields(record)})
                 else:
                     facts = {"event": record.event, "area": record.area, **record.fields}
                     self._tell("record", facts)
                     if record.level >= Level.ERROR:
                         self._tell("error", facts)
-
-
-def access_facts(record: AccessRecord) -> dict[str, object]:
-    """An access record as a mapping."""
-    from smartproxy.logs.bridge import access_fields
-
-    return access_fields(record)
 
 
 def _plain(routes: Routes) -> list[Any]:

@@ -78,10 +78,10 @@ async def _serve(proxy: SmartProxy, path: str) -> None:
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
-    await proxy.start()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, on_stop_signal)
     loop.add_signal_handler(signal.SIGHUP, on_reload_signal)
+    await proxy.start()
     await stop.wait()
     connections = proxy.engine.connection_count
     _log.info("stopping, %d connections to finish", connections, extra={"event": "stopping", "fields": {}})

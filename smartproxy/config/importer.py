@@ -7,6 +7,7 @@ the route is carried over disabled, so that it never takes more than it should.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +25,11 @@ from smartproxy.config.import_tables import (
     TARGET,
     Importing,
 )
-from smartproxy.config.problems import TOP_LEVEL, ConfigError, Problem, place_text, shortened, shown
+from smartproxy.config.problems import TOP_LEVEL, ConfigError, Problem, place_text, shown
 from smartproxy.core.http.field_rules import FIELD_VARIABLES, Template
 
 _PASSTHROUGH_KEYS = ("mode",)
+_BRACES = re.compile(r"\{[^{}]*\}|[{}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +209,15 @@ def _is_header(place: str) -> bool:
 
 def _header_template(value: Any) -> Any:
     """Braces that are no variable here were just braces there."""
-    if not isinstance(value, str):
-        return value
+    return _literal(_BRACES.sub(_known_or_escaped, value)) if isinstance(value, str) else value
+
+
+def _known_or_escaped(match: re.Match[str]) -> str:
     try:
-        Template.compile(value, allowed=FIELD_VARIABLES)
+        Template.compile(match[0], allowed=FIELD_VARIABLES)
     except ValueError:
-        value = value.replace("{", "{{").replace("}", "}}")
-    return _literal(value)
+        return match[0].replace("{", "{{").replace("}", "}}")
+    return match[0]
 
 
 def _literal(text: str) -> str:
@@ -279,5 +283,5 @@ def _toml(config: dict[str, Any], not_carried: list[str]) -> str:
             "# Certificates of backends are verified here. Where that cannot be, say so:",
             "# tls.backend = { verify = false }, or better { ca = ... } or { fingerprint = ... }.",
         ]
-    lines += [f"# Not carried over: {shortened(_printable(line))}" for line in not_carried]
+    lines += [f"# Not carried over: {_printable(line)}" for line in not_carried]
     return "\n".join(lines) + "\n\n" + tomli_w.dumps(config)

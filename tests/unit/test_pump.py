@@ -8,6 +8,7 @@ import resource
 import selectors
 import socket
 import struct
+from array import array
 from collections.abc import Iterator
 from math import inf
 from pathlib import Path
@@ -54,7 +55,7 @@ def server() -> Iterator[socket.socket]:
 
 def pattern(size: int) -> bytes:
     """Bytes in which a shift, a gap or a repetition shows."""
-    return b"".join(struct.pack(">I", number) for number in range(0, size, 4))[:size]
+    return array("I", range((size + 3) // 4)).tobytes()[:size]
 
 
 def reset(peer: socket.socket) -> None:
