@@ -24,6 +24,8 @@ Format = Literal["toml", "yaml", "json"]
 
 CONFIG_LIMIT_CHARACTERS = 64 * 1024 * 1024
 
+_OPTIONS_ROUTES_DEPEND_ON = ("trusted_proxy_ips", "defaults", "default_certificate", "disable_default_cert")
+
 _FORMATS: dict[str, Format] = {".toml": "toml", ".yaml": "yaml", ".yml": "yaml", ".json": "json"}
 
 
@@ -140,9 +142,9 @@ def _problems_between_valid_routes(data: Any, context: dict[str, Any]) -> list[P
             routes[position] = RouteConfig.validated(raw_route, context)
         except ValidationError:
             continue
-    # The rest of the configuration is taken as it stands where that is valid.
+    options = {name: data[name] for name in _OPTIONS_ROUTES_DEPEND_ON if name in data}
     try:
-        config = ProxyConfig.validated({**data, "routes": []}, context)
+        config = ProxyConfig.validated(options, context)
     except ValidationError:
         return RouteValidator.validate_some(routes, None)
     return RouteValidator.validate_some(routes, config)

@@ -55,7 +55,7 @@ class Generation:
         """Begin what runs by itself: the active health checks."""
         for target, state in self.targets.items():
             check = target.balancing.health_check
-            if check is not None and target.host_function is None:
+            if check is not None and state.has_known_hosts:
                 prober = Prober(self.pools.context, self.pools, state, check)
                 self.probers.append(prober)
                 prober.start()

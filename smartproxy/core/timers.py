@@ -7,6 +7,10 @@ from collections.abc import Callable
 from math import inf
 
 
+SWEEP_LEAST = 64
+"""Fewer cancelled entries than this are left to be popped."""
+
+
 class Timer:
     """A deadline that can be moved cheaply: moving it later touches only a float."""
 
@@ -22,15 +26,18 @@ class TimerHeap:
     """Timers by deadline. An entry whose timer has moved is re-validated when it is popped.
 
     A timer moved later keeps its one entry; moved earlier, it gets another, and
-    the stale one is dropped on pop. So the heap holds a small multiple of the
-    timers in use whatever a peer does.
+    the stale one is dropped on pop. Entries of cancelled timers, and what their
+    callbacks refer to, are swept out before they are half of the heap. So it holds
+    a small multiple of the timers in use whatever a peer does.
     """
 
-    __slots__ = ("_heap", "_sequence")
+    __slots__ = ("_cancelled", "_heap", "_sequence")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
         self._sequence = 0
+        #: About how many entries belong to cancelled timers.
+        self._cancelled = 0
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -45,7 +52,26 @@ class TimerHeap:
 
     def cancel(self, timer: Timer) -> None:
         """Make `timer` never fire."""
-        timer.deadline = inf
+        if timer.deadline != inf:
+            timer.deadline = inf
+            self._cancelled += 1
+            if self._cancelled > SWEEP_LEAST and self._cancelled * 2 > len(self._heap):
+                self._sweep()
+
+    def _sweep(self) -> None:
+        kept: list[tuple[float, int, Timer]] = []
+        for entry in self._heap:
+            timer = entry[2]
+            if entry[0] != timer._queued_at:
+                continue
+            if timer.deadline == inf:
+                timer._queued_at = inf
+            else:
+                kept.append(entry)
+        heapq.heapify(kept)
+        # In place: `fire` may be walking it.
+        self._heap[:] = kept
+        self._cancelled = 0
 
     def next_deadline(self) -> float:
         """The earliest time at which `fire` may have work; `inf` for never."""

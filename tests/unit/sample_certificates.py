@@ -57,7 +57,9 @@ def encrypted(key_pem: str) -> str:
 class Handshake:
     """A TLS handshake between two contexts, in memory."""
 
-    def __init__(self, server: ssl.SSLContext, client: ssl.SSLContext, server_name: str | None = None) -> None:
+    def __init__(
+        self, server: ssl.SSLContext, client: ssl.SSLContext, server_name: str | None = None
+    ) -> None:
         self._to_server, self._to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.server = server.wrap_bio(self._to_server, self._to_client, server_side=True)
         self.client = client.wrap_bio(self._to_client, self._to_server, server_hostname=server_name)

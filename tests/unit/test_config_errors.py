@@ -45,23 +45,39 @@ def only(*routes: Any, **options: Any) -> Problem:
         (route(match={"ports": -1}), "match.ports", "must be a port"),
         (route(match={"ports": True}), "match.ports", "must be a port"),
         (route(match={"ports": 80.0}), "match.ports", "must be a port"),
-        (route(match={"ports": [80, {"from": 9, "to": 8}]}), "match.ports[1].to", "must not be before `from`"),
+        (
+            route(match={"ports": [80, {"from": 9, "to": 8}]}),
+            "match.ports[1].to",
+            "must not be before `from`",
+        ),
         (route(match={"ports": [80, {"from": 9}]}), "match.ports[1].to", "is required"),
         (route(match={"ports": [80, {"from": 0, "to": 9}]}), "match.ports[1].from", "must be a port"),
         (route(match={"ports": []}), "match.ports", "must not be empty"),
         (route(match={"ports": {"from": 1, "to": 2}}), "match.ports", "must be a port, or a list of ports"),
         (route(match={}), "match.ports", "is required"),
         (route(match={"ports": 80, "domains": "a..b"}), "match.domains", "must be a domain pattern"),
-        (route(match={"ports": 80, "domains": ["a", "*.b.*"]}), "match.domains[1]", "must be a domain pattern"),
+        (
+            route(match={"ports": 80, "domains": ["a", "*.b.*"]}),
+            "match.domains[1]",
+            "must be a domain pattern",
+        ),
         (route(match={"ports": 80, "domains": 3}), "match.domains", "must be text"),
         (route(match={"ports": 80, "path": "/a*b"}), "match.path", "a star stands only at the end"),
         (route(match={"ports": 80, "path": "a"}), "match.path", "a path begins with a slash"),
         (route(match={"ports": 80, "client_ip": "10.0.0.0/40"}), "match.client_ip", "must be an IP rule"),
         (route(match={"ports": 80, "headers": {"x": "/(/"}}), "match.headers.x", "must be a condition"),
-        (route(match={"ports": 80, "headers": {"a b": "1"}}), 'match.headers["a b"]', "must be the name of a field"),
+        (
+            route(match={"ports": 80, "headers": {"a b": "1"}}),
+            'match.headers["a b"]',
+            "must be the name of a field",
+        ),
         (route(match={"ports": 80, "headers": {"a": "1", "A": "1"}}), "match.headers.A", "more than once"),
         (route(match={"ports": 80, "methods": ["G T"]}), "match.methods[0]", "must be an HTTP method"),
-        (route(match={"ports": 80, "protocol": "smtp"}), "match.protocol", "must be one of the allowed values"),
+        (
+            route(match={"ports": 80, "protocol": "smtp"}),
+            "match.protocol",
+            "must be one of the allowed values",
+        ),
         (route(action={"type": "proxy"}), "action.type", "must say what the route does"),
         (route(action={}), "action.type", "must say what the route does"),
         (route(action="forward"), "action", "must be a table"),
@@ -70,20 +86,44 @@ def only(*routes: Any, **options: Any) -> Problem:
         (target(port=0), "action.targets[0].port", "must be a port"),
         (target(host="http://a"), "action.targets[0].host", "the scheme is chosen by `tls`"),
         (target(host="a:80"), "action.targets[0].host", "the port goes into `port`"),
-        (target(host=["a", {"host": "b", "weight": -1}]), "action.targets[0].host[1].weight", "must be at least 0"),
+        (
+            target(host=["a", {"host": "b", "weight": -1}]),
+            "action.targets[0].host[1].weight",
+            "must be at least 0",
+        ),
         (target(host=[]), "action.targets[0].host", "must not be empty"),
         (target(unix="/run/x"), "action.targets[0].host", "cannot be given together with `unix`"),
         (target(send_proxy_protocol=3), "action.targets[0].send_proxy_protocol", "must say whether"),
-        (target(headers={"request": {"Host": "x"}}), "action.targets[0].headers.request.Host", "see preserve_host"),
-        (target(headers={"request": {"X": "{no}"}}), "action.targets[0].headers.request.X", "unknown variable {no}"),
-        (target(headers={"request": {"X": "a\nb"}}), "action.targets[0].headers.request.X", "must be a template"),
+        (
+            target(headers={"request": {"Host": "x"}}),
+            "action.targets[0].headers.request.Host",
+            "see preserve_host",
+        ),
+        (
+            target(headers={"request": {"X": "{no}"}}),
+            "action.targets[0].headers.request.X",
+            "unknown variable {no}",
+        ),
+        (
+            target(headers={"request": {"X": "a\nb"}}),
+            "action.targets[0].headers.request.X",
+            "must be a template",
+        ),
         (tls(mode="terminated"), "action.tls.mode", "must be one of the allowed values"),
         (tls(versions=["TLSv1.1"]), "action.tls.versions[0]", "must be one of the allowed values"),
         (tls(versions=[]), "action.tls.versions", "must not be empty"),
         (tls(session_timeout=1), "action.tls.session_timeout", "must be at least one minute"),
         (tls(certificate={"cert": "x"}), "action.tls.certificate.key_file", "is required"),
-        (tls(certificate={"cert_file": "x", "key": "k", "key_file": "k"}), "action.tls.certificate.key_file", "cannot"),
-        (tls(backend={"fingerprint": "12"}), "action.tls.backend.fingerprint", "must be the SHA-256 fingerprint"),
+        (
+            tls(certificate={"cert_file": "x", "key": "k", "key_file": "k"}),
+            "action.tls.certificate.key_file",
+            "cannot",
+        ),
+        (
+            tls(backend={"fingerprint": "12"}),
+            "action.tls.backend.fingerprint",
+            "must be the SHA-256 fingerprint",
+        ),
         (tls(backend={"verify": False, "ca": "x"}), "action.tls.backend.verify", "cannot be false together"),
         (route(security={"ip_allow_list": []}), "security.ip_allow_list", "must not be empty"),
         (route(security={"ip_block_list": "10.0.0.1"}), "security.ip_block_list", "must be a list"),
@@ -110,7 +150,7 @@ def test_a_mistake_in_a_route_names_its_place(mistake: object, place: str, messa
         ({"connection_timeout": 0}, "connection_timeout", "must be longer than 0"),
         ({"connection_timeout": -1}, "connection_timeout", "must be a duration of at least 0"),
         ({"connection_timeout": float("nan")}, "connection_timeout", "must be a duration"),
-        ({"limits": {"header_bytes": "64Kib"}}, "limits.header_bytes", ""),
+        ({"limits": {"header_bytes": "64Kibi"}}, "limits.header_bytes", "must be a size"),
         ({"limits": {"header_bytes": 0}}, "limits.header_bytes", "must be at least 1"),
         ({"limits": {"header_bytes": "1.5B"}}, "limits.header_bytes", "must be a whole number of bytes"),
         ({"keep_alive_inactivity_multiplier": 0.5}, "keep_alive_inactivity_multiplier", "must be at least 1"),
@@ -120,9 +160,6 @@ def test_a_mistake_in_a_route_names_its_place(mistake: object, place: str, messa
     ],
 )
 def test_a_mistake_at_top_level_names_its_place(options: dict[str, Any], place: str, message: str) -> None:
-    if options == {"limits": {"header_bytes": "64Kib"}}:
-        assert parse_config({"routes": [route()], **options}).limits.header_bytes == 65536
-        return
     problem = only(route(), **options)
     assert problem.place == place
     assert message in problem.message
@@ -186,7 +223,10 @@ def test_choices_are_listed_and_suggested() -> None:
         (route(match={"ports": 80, "transport": "all"}), "routes[0].match.transport"),
         (route(match={"ports": 80, "protocol": "quic"}), "routes[0].match.protocol"),
         (route(match={"ports": 80, "protocol": "http3"}), "routes[0].match.protocol"),
-        (route(action={**route()["action"], "forwarding_engine": "nftables"}), "routes[0].action.forwarding_engine"),
+        (
+            route(action={**route()["action"], "forwarding_engine": "nftables"}),
+            "routes[0].action.forwarding_engine",
+        ),
         (route(action={**route()["action"], "udp": {}}), "routes[0].action.udp"),
         (
             route(action={**route()["action"], "options": {"backend_protocol": "http2"}}),

@@ -52,12 +52,22 @@ class _Direction:
         relay = self.relay
         assert relay is not None
         self.relay = None
+        self.relay_seen_bytes = 0
         self.moved_bytes += relay.moved_bytes
+        self.tunnel.last_activity = self.tunnel.context.now
         if outcome is RelayOutcome.SOURCE_EOF:
             self.receive_eof()
 
     def receive_eof(self) -> None:
+        if self.ended:
+            return
         self.ended = True
+        relay, self.relay = self.relay, None
+        if relay is not None:
+            # The end was known before the driver could have begun.
+            self.tunnel.context.cancel_relay(relay)
+            self.moved_bytes += relay.moved_bytes
+        self.tunnel.last_activity = self.tunnel.context.now
         self.sink.shut_down_writing()
         if self.back.ended:
             self.tunnel.end(None)
@@ -65,6 +75,7 @@ class _Direction:
     def stream_writable(self) -> None:
         # This stream is the sink of the other direction: its source may go on.
         self.source.notify_writable = False
+        self.tunnel.last_activity = self.tunnel.context.now
         self.back.source.resume_reading()
 
     def stream_lost(self, failure: Failure) -> None:

@@ -33,13 +33,15 @@ class Acquirer(Protocol):
 class Ticket:
     """A wait for a connection; `cancel` withdraws it and whatever was started for it."""
 
-    __slots__ = ("acquirer", "dial", "pool", "preamble")
+    __slots__ = ("acquirer", "dial", "needs_new", "pool", "preamble")
 
-    def __init__(self, pool: Pool, acquirer: Acquirer, preamble: bytes) -> None:
+    def __init__(self, pool: Pool, acquirer: Acquirer, preamble: bytes, *, needs_new: bool) -> None:
         self.pool = pool
         self.acquirer: Acquirer | None = acquirer
         self.dial: Dial | None = None
         self.preamble = preamble
+        #: Whether a connection that has served before will not do.
+        self.needs_new = needs_new
 
     def cancel(self) -> None:
         if self.acquirer is None:
@@ -80,15 +82,25 @@ class Pool:
             connection.close()
         return None
 
-    def open(self, acquirer: Acquirer, preamble: bytes = b"") -> Ticket:
+    def open(
+        self,
+        acquirer: Acquirer,
+        preamble: bytes = b"",
+        *,
+        needs_new: bool = False,
+        over_limit: bool = False,
+    ) -> Ticket:
         """Open a connection for `acquirer`, or queue it where the pool is full.
 
         `preamble` (a PROXY header) makes the connection belong to this acquirer
-        alone: it is closed after its request. May call back before it returns.
+        alone: it is closed after its request. With `needs_new` no connection that
+        another request has used is taken when one comes free. `over_limit` is for
+        probes: a busy host must not look like a dead one. May call back before it
+        returns.
         """
-        ticket = Ticket(self, acquirer, preamble)
+        ticket = Ticket(self, acquirer, preamble, needs_new=needs_new or bool(preamble))
         limits = self.pools.limits
-        if self.open_count < limits.pool_connections_per_host:
+        if self.open_count < limits.pool_connections_per_host or over_limit:
             self._dial(ticket)
         elif len(self.waiting) < limits.pending_per_host:
             self.waiting.append(ticket)
@@ -101,6 +113,8 @@ class Pool:
         return ticket
 
     def _dial(self, ticket: Ticket) -> None:
+        if not self.open_count:
+            self.pools.live.add(self)
         self.open_count += 1
         pools = self.pools
 
@@ -135,14 +149,13 @@ class Pool:
 
     def connection_free(self, connection: Http1Client) -> bool:
         """A connection finished a request cleanly. False: it is not kept, and must close."""
-        while self.waiting:
+        if self.waiting:
+            if self.waiting[0].needs_new:
+                # It makes room for one.
+                return False
             ticket = self.waiting.popleft()
             acquirer, ticket.acquirer = ticket.acquirer, None
             assert acquirer is not None
-            if ticket.preamble:
-                ticket.acquirer = acquirer
-                self.waiting.appendleft(ticket)
-                return False
             acquirer.connection_ready(connection)
             return True
         pools = self.pools
@@ -154,6 +167,8 @@ class Pool:
     def connection_gone(self, connection: Http1Client | None = None) -> None:
         """A connection, or a dial for one, is over."""
         self.open_count -= 1
+        if not self.open_count:
+            self.pools.live.discard(self)
         if connection is not None and connection in self.idle:
             self.idle.remove(connection)
         if self.waiting and self.open_count < self.pools.limits.pool_connections_per_host:
@@ -167,7 +182,7 @@ class Pool:
 class Pools:
     """All pools of an engine, by endpoint and TLS identity. They outlive configurations."""
 
-    __slots__ = ("_pools", "context", "draining", "limits", "new_link", "resolver", "timeouts")
+    __slots__ = ("_pools", "context", "draining", "limits", "live", "new_link", "resolver", "timeouts")
 
     def __init__(
         self,
@@ -182,6 +197,8 @@ class Pools:
         self.timeouts = timeouts
         self.resolver = Resolver(context)
         self.draining = False
+        #: Those with a connection or a dial; a target may still use one that is forgotten below.
+        self.live: set[Pool] = set()
         self._pools: dict[tuple[str, int, str, str], Pool] = {}
 
     def pool(self, endpoint: Endpoint) -> Pool:
@@ -200,9 +217,9 @@ class Pools:
     def drain(self) -> None:
         """Keep no idle connection from now on."""
         self.draining = True
-        for pool in self._pools.values():
+        for pool in list(self.live):
             pool.close_idle()
 
     def open_connections(self) -> int:
         """Connections and dials under way, over all pools."""
-        return sum(pool.open_count for pool in self._pools.values())
+        return sum(pool.open_count for pool in self.live)

@@ -15,6 +15,8 @@ from smartproxy.core.timers import Timer
 from smartproxy.core.upstream.health import ActiveHealth, Host
 from smartproxy.core.upstream.pool import Pool, Pools, Ticket
 from smartproxy.core.upstream.selection import TargetState
+from smartproxy.core.wire.http1 import LocalProtocolError
+from smartproxy.core.wire.proxy_protocol import encode_proxy_v1, encode_proxy_v2
 
 
 class Prober:
@@ -69,7 +71,7 @@ class Prober:
             self._context.record(
                 "upstream",
                 f"host_{change}",
-                Level.WARNING,
+                Level.INFO if ok else Level.WARNING,
                 host=probe.host.name,
                 port=self._port,
                 detail=detail,
@@ -95,8 +97,13 @@ class _Probe:
     def begin(self) -> None:
         prober = self._prober
         prober._context.set_timer(self._timer, prober._check.timeout_s)
+        version = prober._state.target.send_proxy_protocol
+        # The connection is the proxy's own, and says so to a backend that demands a PROXY header.
+        preamble = encode_proxy_v2(None, None, local=True) if version == 2 else b""
+        if version == 1:
+            preamble = encode_proxy_v1(None, None)
         # Always a fresh connection: that a host still accepts them is half of what is asked.
-        ticket = self._pool.open(self)
+        ticket = self._pool.open(self, preamble, needs_new=True, over_limit=True)
         if not self._done and self._connection is None:
             self._ticket = ticket
 
@@ -126,7 +133,10 @@ class _Probe:
         fields: Fields = [(b"user-agent", b"smartproxy-health-check"), (b"connection", b"close")]
         host = b"localhost" if self._pool.endpoint.port == UNIX_PORT else str(self._pool.endpoint).encode()
         head = RequestHead(b"GET", self._prober._check.path.encode(), host, fields)
-        connection.send_request(head, self)
+        try:
+            connection.send_request(head, self)
+        except LocalProtocolError as error:
+            self._finish(False, error.reason)
 
     def connection_failed(self, failure: Failure) -> None:
         self._ticket = None
@@ -140,6 +150,8 @@ class _Probe:
         self._status = head.status
 
     def response_data(self, data: bytes) -> None: ...
+
+    def response_relayed(self, byte_count: int) -> None: ...
 
     def response_end(self, trailers: Fields) -> None:
         self._connection = None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from smartproxy.core.context import Context
 from smartproxy.core.failure import Failure, FailureCode, FailureSource, LostReason
-from smartproxy.core.ops import Resolved, ResolveHost, Result
+from smartproxy.core.ops import OperationFailed, Resolved, ResolveHost, Result
 from smartproxy.core.security.ip_rules import ip_number
 
 CACHE_S = 5.0
@@ -26,26 +26,40 @@ def is_ip_literal(host: str) -> bool:
 
 
 class Lookup:
-    """One waiter for a name; `cancel` makes it unheard of."""
+    """One waiter for a name; `cancel` makes it unheard of, and the last one's ends the look-up."""
 
-    __slots__ = ("on_resolved",)
+    __slots__ = ("_host", "_resolver", "on_resolved")
 
-    def __init__(self, on_resolved: OnResolved | None) -> None:
-        self.on_resolved = on_resolved
+    def __init__(self, resolver: Resolver, host: str, on_resolved: OnResolved) -> None:
+        self._resolver = resolver
+        self._host = host
+        self.on_resolved: OnResolved | None = on_resolved
 
     def cancel(self) -> None:
-        self.on_resolved = None
+        if self.on_resolved is not None:
+            self.on_resolved = None
+            self._resolver.lookup_cancelled(self._host)
+
+
+class _Query:
+    """A look-up under way, and who waits for it."""
+
+    __slots__ = ("operation_id", "waiting")
+
+    def __init__(self, operation_id: int, first: Lookup) -> None:
+        self.operation_id = operation_id
+        self.waiting = [first]
 
 
 class Resolver:
     """A cache of look-ups, bounded, with one operation per name under way whoever waits for it."""
 
-    __slots__ = ("_answers", "_context", "_waiting")
+    __slots__ = ("_answers", "_context", "_queries")
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._answers: dict[str, tuple[float, tuple[str, ...]]] = {}
-        self._waiting: dict[str, list[Lookup]] = {}
+        self._queries: dict[str, _Query] = {}
 
     def resolve(self, host: str, on_resolved: OnResolved) -> Lookup | None:
         """Call `on_resolved(addresses, failure)`, at once (then None is returned) or later."""
@@ -56,33 +70,39 @@ class Resolver:
         if cached is not None and self._context.now < cached[0]:
             on_resolved(cached[1], None)
             return None
-        lookup = Lookup(on_resolved)
-        waiting = self._waiting.get(host)
-        if waiting is not None:
-            waiting.append(lookup)
+        lookup = Lookup(self, host, on_resolved)
+        query = self._queries.get(host)
+        if query is not None:
+            query.waiting.append(lookup)
             return lookup
-        self._waiting[host] = [lookup]
-        self._context.start(
-            ResolveHost(self._context.next_operation_id(), host),
-            lambda result: self._answered(host, result),
-        )
+        operation = ResolveHost(self._context.next_operation_id(), host)
+        self._queries[host] = _Query(operation.id, lookup)
+        self._context.start(operation, lambda result: self._answered(host, result))
         return lookup
 
+    def lookup_cancelled(self, host: str) -> None:
+        """A waiter has left. One look-up that hangs must not hold those who ask for the name later."""
+        query = self._queries.get(host)
+        if query is not None and all(lookup.on_resolved is None for lookup in query.waiting):
+            del self._queries[host]
+            self._context.cancel(query.operation_id)
+
     def _answered(self, host: str, result: Result) -> None:
-        waiting = self._waiting.pop(host)
+        query = self._queries.pop(host)
         addresses: tuple[str, ...] = ()
         failure = None
-        if isinstance(result, Resolved):
+        if isinstance(result, Resolved) and result.addresses:
             addresses = result.addresses
             self._remember(host, addresses)
         else:
-            reason = getattr(result, "reason", LostReason.ERROR)
+            reason = result.reason if isinstance(result, OperationFailed) else LostReason.NAME_NOT_FOUND
             code = FailureCode.DNS_TIMEOUT if reason is LostReason.TIMED_OUT else FailureCode.DNS_ERROR
-            detail = getattr(result, "detail", "")
+            detail = (result.detail if isinstance(result, OperationFailed) else "") or reason.value
             failure = Failure(FailureSource.BACKEND, code, f"{host}: {detail}", retryable=True)
-        for lookup in waiting:
-            if lookup.on_resolved is not None:
-                lookup.on_resolved(addresses, failure)
+        for lookup in query.waiting:
+            on_resolved, lookup.on_resolved = lookup.on_resolved, None
+            if on_resolved is not None:
+                on_resolved(addresses, failure)
 
     def _remember(self, host: str, addresses: tuple[str, ...]) -> None:
         answers = self._answers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -10,7 +11,8 @@ from smartproxy.core.configuration import ForwardAction, Target, TargetMatch
 from smartproxy.core.context import Context
 from smartproxy.core.failure import Failure, FailureCode, FailureSource
 from smartproxy.core.http.messages import Fields
-from smartproxy.core.ops import UNIX_PORT, CallFunction, Result, Returned
+from smartproxy.core.ops import UNIX_PORT, CallFunction, OperationFailed, Result, Returned
+from smartproxy.core.records import Level
 from smartproxy.core.routing.paths import PathPattern
 from smartproxy.core.upstream.balancing import HostGroup
 from smartproxy.core.upstream.dial import Endpoint
@@ -19,6 +21,14 @@ from smartproxy.core.upstream.pool import Pool, Pools
 
 POOLS_PER_TARGET = 1024
 DYNAMIC_GROUPS_PER_TARGET = 1024
+HOSTS_PER_ANSWER = 256
+"""The most hosts that a host function may return."""
+
+_HOST = re.compile(r"[0-9A-Za-z_](?:[0-9A-Za-z._-]{0,252})|[0-9A-Fa-f:.]{2,45}")
+
+
+def _is_host(name: str) -> bool:
+    return _HOST.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +60,14 @@ class TargetState:
         self._dynamic_groups: dict[tuple[str, ...], HostGroup] = {}
         match = target.match
         self._path = PathPattern.compile(match.path) if match is not None and match.path else None
+
+    @property
+    def has_known_hosts(self) -> bool:
+        """Whether hosts and port are written down, so that they can be probed."""
+        target = self.target
+        if target.unix_path is not None:
+            return True
+        return target.host_function is None and target.port_function is None and target.port != "preserve"
 
     def matches(self, port: int, path: str | None, method: bytes, fields: Fields) -> bool:
         """Whether the target's own match lets this through; `path` None: not HTTP."""
@@ -177,6 +195,7 @@ class Selection:
     def cancel(self) -> None:
         if self._operation_id:
             self._context.cancel(self._operation_id)
+            self._operation_id = 0
 
     def retry_after_s(self) -> int:
         group = self._group or self._state.group
@@ -192,30 +211,42 @@ class Selection:
         self._operation_id = 0
         value = result.value if isinstance(result, Returned) else result
         hosts = (value,) if isinstance(value, str) else value
-        if (
-            not isinstance(hosts, (list, tuple))
-            or not hosts
-            or not all(h and isinstance(h, str) for h in hosts)
-        ):
+        if not isinstance(hosts, (list, tuple)) or not 0 < len(hosts) <= HOSTS_PER_ANSWER:
             self._function_failed("host", value)
             return
-        self._group = self._state.dynamic_group(tuple(hosts))
+        names = tuple(h.removeprefix("[").removesuffix("]") if isinstance(h, str) else "" for h in hosts)
+        if not all(_is_host(name) for name in names):
+            self._function_failed("host", value)
+            return
+        self._group = self._state.dynamic_group(names)
         self.choose()
 
     def _port_returned(self, result: Result) -> None:
         self._operation_id = 0
         value = result.value if isinstance(result, Returned) else result
-        if not isinstance(value, int) or not 0 < value < 65536:
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 65536:
             self._function_failed("port", value)
             return
         self._port = value
         self.choose()
 
     def _function_failed(self, which: str, value: object) -> None:
-        detail = f"the {which} function returned {value!r:.200}"
+        if isinstance(value, OperationFailed):
+            detail = f"the {which} function failed: {value.detail or value.reason.value}"
+        else:
+            detail = f"the {which} function returned {_shortened(value)}"
+        self._context.record("upstream", "function_failed", Level.ERROR, which=which, detail=detail)
         self._chooser.selection_failed(
             Failure(FailureSource.PROXY, FailureCode.PROXY_CONFIGURATION_ERROR, detail)
         )
+
+
+def _shortened(value: object) -> str:
+    try:
+        return repr(value)[:200]
+    except Exception as error:
+        # The value is a user's, and so is what makes its text.
+        return f"a {type(value).__name__} whose repr raises {type(error).__name__}"
 
 
 def find_target(
