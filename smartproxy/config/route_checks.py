@@ -213,7 +213,7 @@ def _check_forward(
             yield from _check_unix_tls(route, config.defaults.target, targets_place)
         return
     for index, target in enumerate(action.targets):
-        yield from _check_target(route, target, (*targets_place, index))
+        yield from _check_target_in(route, target, (*targets_place, index))
     order = sorted(range(len(action.targets)), key=lambda index: (-action.targets[index].priority, index))
     for number, index in enumerate(order):
         match = action.targets[index].match
@@ -227,30 +227,34 @@ def _check_forward(
             return
 
 
-def _check_target(route: RouteConfig, target: TargetConfig, place: Path) -> Iterator[Problem]:
+def check_target(target: TargetConfig, place: Path) -> Iterator[Problem]:
+    """What is wrong with a target whatever its route."""
     tls = target.tls
-    if tls is not None and not tls.verify and mode_of(route) != "passthrough":
+    if tls is not None and not tls.verify:
         yield _unverified((*place, "tls"))
     if tls is not None and tls.mode == "terminate":
-        useless = tls.model_fields_set - {"mode"}
-        for name in sorted(useless):
-            yield error(
-                (*place, "tls", name), 'has no effect with mode "terminate", which is plain to the backend'
-            )
-    yield from _check_unix_tls(route, target, place)
+        for name in sorted(tls.model_fields_set - {"mode"}):
+            message = 'has no effect with mode "terminate", which is plain to the backend'
+            yield error((*place, "tls", name), message)
     if callable(target.host) and target.load_balancing.health_check is not None:
         yield error(
             (*place, "load_balancing", "health_check"),
             "cannot check hosts that a function names only when asked",
         )
-    if target.match is not None and target.match.ports is not None:
-        ranges = port_ranges(route.match.ports)
-        if not any(
-            low <= route_high and route_low <= high
-            for low, high in port_ranges(target.match.ports)
-            for route_low, route_high in ranges
-        ):
-            yield error((*place, "match", "ports"), "never holds: the route has none of these ports")
+
+
+def _check_target_in(route: RouteConfig, target: TargetConfig, place: Path) -> Iterator[Problem]:
+    yield from check_target(target, place)
+    yield from _check_unix_tls(route, target, place)
+    if target.match is None or target.match.ports is None:
+        return
+    ranges = port_ranges(route.match.ports)
+    if not any(
+        low <= route_high and route_low <= high
+        for low, high in port_ranges(target.match.ports)
+        for route_low, route_high in ranges
+    ):
+        yield error((*place, "match", "ports"), "never holds: the route has none of these ports")
 
 
 def origin_tls(route: RouteConfig, target: TargetConfig) -> OriginTlsConfig | None:

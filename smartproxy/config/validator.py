@@ -14,6 +14,7 @@ from smartproxy.config.models.scalars import as_list
 from smartproxy.config.problems import TOP_LEVEL, Problem, Severity
 from smartproxy.config.route_checks import (
     check_route,
+    check_target,
     error,
     mode_of,
     raw_handler,
@@ -63,6 +64,8 @@ class RouteValidator:
         problems += _check_unique(routes, "id")
         enabled = {position: route for position, route in routes.items() if route.enabled}
         if config is not None:
+            if config.defaults.target is not None:
+                problems += check_target(config.defaults.target, ("defaults", "target"))
             problems += _check_proxy_policies(enabled, config)
             problems += _check_certificates(enabled, config)
         problems += _check_reachable(enabled)

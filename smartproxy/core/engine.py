@@ -171,11 +171,11 @@ class Engine:
     def handle_relay_ended(self, relay: StartRelay, outcome: RelayOutcome, now: float) -> None:
         """A relay is over; it has moved `relay.moved_bytes` in all."""
         on_end = self.context.pending_relays.pop(relay.id, None)
-        if on_end is None:
-            return
         self._enter(now)
         try:
-            on_end(outcome)
+            # One that was cancelled meanwhile may still bring the news of a loss.
+            if on_end is not None:
+                on_end(outcome)
             if outcome is RelayOutcome.SOURCE_LOST:
                 self._lose(relay.source, LostReason.RESET)
             elif outcome is RelayOutcome.SINK_LOST:

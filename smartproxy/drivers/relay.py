@@ -41,15 +41,15 @@ class RelayBuffers:
 
     def __init__(self, max_pipes: int = MAX_PIPES) -> None:
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
+        self.pipe_count = 0
         self._idle: list[Pipe] = []
-        self._count = 0
         self._max_pipes = max_pipes if CAN_SPLICE else 0
 
     def take_pipe(self) -> Pipe | None:
         """An empty pipe; None when there are enough, or the system has none to give."""
         if self._idle:
             return self._idle.pop()
-        if self._count >= self._max_pipes:
+        if self.pipe_count >= self._max_pipes:
             return None
         try:
             read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -60,7 +60,7 @@ class RelayBuffers:
         except OSError:
             # Over the user's share of pipe memory: this pipe stays as small as it came.
             pass
-        self._count += 1
+        self.pipe_count += 1
         return Pipe(read_fd, write_fd)
 
     def give_back(self, pipe: Pipe) -> None:
@@ -70,7 +70,7 @@ class RelayBuffers:
     def discard(self, pipe: Pipe) -> None:
         os.close(pipe.read_fd)
         os.close(pipe.write_fd)
-        self._count -= 1
+        self.pipe_count -= 1
 
     def close(self) -> None:
         while self._idle:

@@ -293,7 +293,7 @@ action = {{ type = "forward", targets = [{{ host = "127.0.0.1", port = {hashing_
         with subprocess.Popen([curl, "-sSf", f"{base}/big"], stdout=subprocess.PIPE) as download:
             assert download.stdout is not None
             digest = hashlib.sha256()
-            while data := download.stdout.read1(1 << 20):
+            while data := download.stdout.read(1 << 20):
                 digest.update(data)
         assert digest.hexdigest() == expected
         upload = [curl, "-sSf", "-H", "Expect:", "-T", str(gibibyte), f"{base}/up"]

@@ -38,9 +38,7 @@ def places(*routes: dict[str, Any], severity: Severity = Severity.ERROR, **optio
     """The places of the problems, without the `routes[0].` that most begin with."""
     config = ProxyConfig.model_validate(options)
     problems = RouteValidator.validate(routes, config)
-    return [
-        problem.place.removeprefix("routes[0].") for problem in problems if problem.severity is severity
-    ]
+    return [problem.place.removeprefix("routes[0].") for problem in problems if problem.severity is severity]
 
 
 PASSTHROUGH = {"mode": "passthrough"}

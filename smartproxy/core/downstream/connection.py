@@ -25,7 +25,7 @@ from smartproxy.core.generation import Generation
 from smartproxy.core.http.dates import http_date
 from smartproxy.core.http.forwarding import ForwardingFields
 from smartproxy.core.http.http1_server import Http1Server
-from smartproxy.core.ops import Address
+from smartproxy.core.ops import UNIX_PORT, Address
 from smartproxy.core.records import AccessRecord, Level
 from smartproxy.core.relay.tunnel import Tunnel
 from smartproxy.core.routing.domains import normalise_host
@@ -43,6 +43,16 @@ _UNRECOGNIZED_NAME = 112
 _ACCESS_DENIED = 49
 
 
+def _plain(address: Address) -> Address:
+    """An IPv4-mapped address as the IPv4 address, any other without its zone."""
+    host, port = address
+    if port == UNIX_PORT:
+        return address
+    if host.startswith("::ffff:") and "." in host:
+        return host[7:], port
+    return host.partition("%")[0], port
+
+
 class ClientConnection:
     """One accepted connection. Stages take its stream in turn and report back here.
 
@@ -56,6 +66,7 @@ class ClientConnection:
         "_host",
         "_on_ended",
         "accepted_at",
+        "cancel_stage",
         "certificates",
         "client",
         "client_ip",
@@ -66,10 +77,10 @@ class ClientConnection:
         "draining",
         "generation",
         "is_over",
+        "is_raw",
         "link",
         "local_port",
         "plan",
-        "raw",
         "route",
         "server",
         "server_name",
@@ -95,15 +106,17 @@ class ClientConnection:
         self.plan = plan
         self.local_port = link.local[1]
         self.accepted_at = context.now
-        self.destination: Address = link.local
+        self.destination: Address = _plain(link.local)
         self.timer = Timer(self._too_slow)
+        #: Withdraws what the stage at work has begun, where it has begun something.
+        self.cancel_stage: Callable[[], None] | None = None
         self.server_name: str | None = None
         self.route: Route | None = None
         self.tls_context: ssl.SSLContext | None = None
         self.certificates = generation.configuration.certificates
         self.tls_version = ""
         self.server: Http1Server | None = None
-        self.raw: RawForward | None = None
+        self.is_raw = False
         self.tunnel: Tunnel | None = None
         self.draining = False
         self.is_over = False
@@ -114,14 +127,14 @@ class ClientConnection:
         self._set_client(link.peer)
 
     def _set_client(self, client: Address) -> None:
-        self.client = client
+        client = self.client = _plain(client)
         self.client_ip = client[0]
         try:
             self.client_number = ip_number(client[0])
         except ValueError:
             # A unix peer behind a PROXY header has no IP address; rules written for addresses never match it.
             self.client_number = -1
-        self.client_key = client[0].encode()
+        self.client_key = client[0].encode("utf-8", "surrogatepass")
 
     # Facts.
 
@@ -182,7 +195,7 @@ class ClientConnection:
 
     def begin(self) -> None:
         """Start on the first stage."""
-        self.context.set_timer(self.timer, self.timeouts.initial_data_s)
+        self.await_first_bytes()
         policy = self.plan.proxy_protocol
         if policy is None or policy.mode is ProxyProtocolMode.REJECT:
             PeekStage(self, self.link).begin(b"")
@@ -195,12 +208,17 @@ class ClientConnection:
             self, self.link, required=policy.mode is ProxyProtocolMode.REQUIRED, trusted=trusted
         )
 
+    def await_first_bytes(self) -> None:
+        """Everything before the first request has one deadline, counted from the connection's start."""
+        self.timer.callback = self._too_slow
+        self.context.timers.set(self.timer, self.accepted_at + self.timeouts.initial_data_s)
+
     def proxy_header_done(self, header: ProxyHeader | None, remainder: bytes) -> None:
         """The PROXY header has been read, or there is none; `remainder` came behind it."""
         if header is not None and header.source is not None:
             self._set_client(header.source)
             if header.destination is not None:
-                self.destination = header.destination
+                self.destination = _plain(header.destination)
         PeekStage(self, self.link).begin(remainder)
 
     def tls_peeked(self, hello: ClientHello, received: bytes) -> None:
@@ -247,20 +265,23 @@ class ClientConnection:
         stage = PeekStage(self, stream)
         stage.begin_decrypted(stream.alpn_protocol())
 
-    def start_http(self, received: bytes) -> None:
-        """The bytes are HTTP, or will be refused as such."""
-        self.server = Http1Server(self, self.stream)
+    def start_http(self, received: bytes, first_byte_at: float) -> None:
+        """The bytes are HTTP, or will be refused as such. The first of them came at `first_byte_at`."""
+        self.cancel_stage = None
+        self.server = Http1Server(self, self.stream, first_byte_at)
         if received:
             self.server.receive_data(received)
 
     def start_raw(self, route: Route, received: bytes, *, early: RawForward | None = None) -> None:
         """The bytes are not HTTP: give them to the route's backend or handler as they are."""
         self.route = route
+        self.cancel_stage = None
         if not self.allowed_by(route):
             if early is not None:
                 early.cancel()
             self.refuse(FailureCode.ACCESS_DENIED, f"route {route.name}")
             return
+        self.is_raw = True
         action = route.action
         if isinstance(action, HandlerAction):
             if action.kind is HandlerKind.ECHO:
@@ -268,8 +289,7 @@ class ClientConnection:
             else:
                 BlockSession(self, self.stream, action.text)
             return
-        self.raw = early or RawForward(self, route)
-        self.raw.take_client(received)
+        (early or RawForward(self, route)).take_client(received)
 
     def takes_every_byte(self, route: Route) -> bool:
         """Whether a raw route wants its bytes whatever they look like."""
@@ -299,6 +319,11 @@ class ClientConnection:
             error=code.value,
             detail=detail,
         )
+        self._give_up()
+
+    def _give_up(self) -> None:
+        if self.cancel_stage is not None:
+            self.cancel_stage()
         self.stream.close()
         self.ended()
 
@@ -316,8 +341,21 @@ class ClientConnection:
             error=failure.code.value,
             detail=failure.detail,
         )
-        self.stream.close()
-        self.ended()
+        self._give_up()
+
+    def handshake_failed(self, failure: Failure) -> None:
+        """The client left, or was refused, during its TLS handshake."""
+        self.context.record(
+            "tls",
+            "handshake_failed",
+            Level.INFO,
+            client_ip=self.client_ip,
+            port=self.local_port,
+            server_name=self.server_name or "",
+            error=failure.code.value,
+            detail=failure.detail,
+        )
+        self._give_up()
 
     def client_left(self) -> None:
         self.lost(Failure(FailureSource.CLIENT, FailureCode.CONNECTION_TERMINATED, "closed early"))
@@ -328,7 +366,7 @@ class ClientConnection:
         if self.server is not None:
             if self.tunnel is None:
                 self.server.drain()
-        elif self.raw is None and self.tunnel is None:
+        elif not self.is_raw:
             self.client_left()
 
     def retire(self) -> None:
@@ -376,6 +414,7 @@ class ClientConnection:
         """Nothing more will come of this connection."""
         if not self.is_over:
             self.is_over = True
+            self.cancel_stage = None
             self.context.timers.cancel(self.timer)
             self._on_ended(self)
 
@@ -400,4 +439,4 @@ class _HandshakeStage:
     def stream_writable(self) -> None: ...
 
     def stream_lost(self, failure: Failure) -> None:
-        self._connection.lost(failure)
+        self._connection.handshake_failed(failure)

@@ -54,6 +54,7 @@ class PeekStage:
         "_connection",
         "_early",
         "_early_route",
+        "_first_byte_at",
         "_hello",
         "_raw_route",
         "_received",
@@ -68,6 +69,7 @@ class PeekStage:
         self._raw_route: Route | None = None
         self._early: RawForward | None = None
         self._early_route: Route | None = None
+        self._first_byte_at = 0.0
 
     def begin(self, received: bytes) -> None:
         """Look at a plain connection; `received` came before this stage did."""
@@ -89,7 +91,7 @@ class PeekStage:
         )
         self._raw_route = route
         if route is None or alpn_protocol == "http/1.1":
-            connection.start_http(b"")
+            connection.start_http(b"", connection.context.now)
             return
         # RFC 7301: who negotiates no HTTP may still speak it; who may be spoken to first must be.
         self._early_route = route
@@ -108,15 +110,14 @@ class PeekStage:
         connection = self._connection
         route = self._early_route
         assert route is not None
-        remaining_s = connection.accepted_at + connection.timeouts.initial_data_s - connection.context.now
-        if self._early is not None or remaining_s <= 0:
-            connection.refuse(FailureCode.INITIAL_DATA_TIMEOUT, "neither side spoke")
-            return
-        connection.context.set_timer(connection.timer, remaining_s)
+        connection.await_first_bytes()
         if not connection.allowed_by(route) or not RawForward.can_forward(route):
             connection.start_raw(route, b"")
             return
-        self._early = RawForward(connection, route, on_backend_speaks=self._backend_spoke)
+        connection.cancel_stage = self._drop_early
+        self._early = RawForward(
+            connection, route, on_backend_speaks=self._backend_spoke, on_backend_gone=self._backend_gone
+        )
         self._early.begin()
 
     def _backend_spoke(self) -> None:
@@ -125,12 +126,22 @@ class PeekStage:
         assert route is not None
         self._connection.start_raw(route, self._received, early=self._early)
 
+    def _backend_gone(self) -> None:
+        # Whoever connects may still speak HTTP, or be given another try once it has spoken.
+        self._early = None
+
     def receive_data(self, data: bytes) -> None:
         connection = self._connection
         if self._hello is not None:
             self._read_hello(data)
             return
-        received = self._received = self._received + data if self._received else data
+        if self._received:
+            received = self._received = self._received + data
+        else:
+            received = self._received = data
+            self._first_byte_at = connection.context.now
+            # Now it is the client's turn, and no backend is dialled for one that speaks.
+            connection.await_first_bytes()
         if self._stream is connection.link and connection.plan.may_need_tls:
             is_tls = looks_like_tls(received)
             if is_tls is None:
@@ -142,14 +153,14 @@ class PeekStage:
                 return
         raw_route = self._raw_route
         if raw_route is None:
-            connection.start_http(received)
+            connection.start_http(received, self._first_byte_at)
             return
         is_http = looks_like_http(received) if not connection.takes_every_byte(raw_route) else False
         if is_http is None:
             return
         if is_http:
             self._drop_early()
-            connection.start_http(received)
+            connection.start_http(received, self._first_byte_at)
         else:
             early = self._early if raw_route is self._early_route else None
             if early is None:

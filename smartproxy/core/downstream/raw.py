@@ -27,6 +27,7 @@ class RawForward:
 
     __slots__ = (
         "_backend",
+        "_backend_name",
         "_choice",
         "_client_ended",
         "_connection",
@@ -35,6 +36,8 @@ class RawForward:
         "_has_client",
         "_held",
         "_held_bytes",
+        "_last_failure",
+        "_on_backend_gone",
         "_on_backend_speaks",
         "_route",
         "_selection",
@@ -46,10 +49,13 @@ class RawForward:
         route: Route,
         *,
         on_backend_speaks: Callable[[], None] | None = None,
+        on_backend_gone: Callable[[], None] | None = None,
     ) -> None:
         self._connection = connection
         self._route = route
         self._on_backend_speaks = on_backend_speaks
+        self._on_backend_gone = on_backend_gone
+        self._backend_name = ""
         self._selection: Selection | None = None
         self._choice: Choice | None = None
         self._dial: Dial | None = None
@@ -59,6 +65,7 @@ class RawForward:
         self._has_client = False
         self._client_ended = False
         self._early_bytes = b""
+        self._last_failure: Failure | None = None
 
     @staticmethod
     def can_forward(route: Route) -> bool:
@@ -117,6 +124,7 @@ class RawForward:
     def host_chosen(self, choice: Choice) -> None:
         connection = self._connection
         self._choice = choice
+        self._backend_name = str(choice.pool.endpoint)
         choice.host.in_flight += 1
         version = choice.state.target.send_proxy_protocol
         pools = connection.generation.pools
@@ -139,10 +147,10 @@ class RawForward:
         assert selection is not None
         self._dial = None
         self._release_host()
-        context = self._connection.context
-        change = choice.group.report_connect_failure(choice.host, context.now)
-        if change is not None:
-            context.record("upstream", change, Level.WARNING, host=choice.host.name)
+        if failure.source is FailureSource.BACKEND:
+            now = self._connection.context.now
+            self._note_health(choice, choice.group.report_connect_failure(choice.host, now))
+        self._last_failure = failure
         if selection.exclude(choice.host):
             selection.choose()
             return
@@ -153,11 +161,18 @@ class RawForward:
         self._backend = stream
         choice = self._choice
         assert choice is not None
-        choice.group.report_success(choice.host, self._connection.context.now)
+        change = choice.group.report_success(choice.host, self._connection.context.now)
+        self._note_health(choice, change)
         if self._has_client:
             self._join()
         else:
             stream.handler = _EarlyBackend(self)
+
+    def _note_health(self, choice: Choice, change: str | None) -> None:
+        if change is not None:
+            self._connection.context.record(
+                "upstream", change, Level.WARNING, backend=self._backend_name, host=choice.host.name
+            )
 
     def _join(self) -> None:
         connection = self._connection
@@ -179,7 +194,7 @@ class RawForward:
         if self._early_bytes:
             tunnel.from_backend.receive_data(self._early_bytes)
             self._early_bytes = b""
-        if self._client_ended:
+        if self._client_ended and not tunnel.finished:
             tunnel.from_client.receive_eof()
 
     # The backend, before the client has spoken.
@@ -231,22 +246,26 @@ class RawForward:
         self._end(failure)
 
     def selection_failed(self, failure: Failure) -> None:
-        self._failed(failure)
+        # That no other host is left tells less than why this one could not be had.
+        self._failed(self._last_failure or failure)
 
     def _failed(self, failure: Failure) -> None:
-        self._connection.stream.close()
-        self._end(failure)
+        if self._has_client:
+            self._end(failure)
+        else:
+            self.cancel()
+            assert self._on_backend_gone is not None
+            self._on_backend_gone()
 
     def _end(self, failure: Failure | None) -> None:
         connection = self._connection
         tunnel = connection.tunnel
-        backend = str(self._choice.pool.endpoint) if self._choice is not None else ""
         connection.log_raw(
             "tls" if connection.tls_version or connection.server_name else "tcp",
             tunnel.from_client.moved_bytes if tunnel is not None else self._held_bytes,
             tunnel.from_backend.moved_bytes if tunnel is not None else 0,
             failure,
-            backend,
+            self._backend_name,
         )
         self.cancel()
         connection.stream.close()

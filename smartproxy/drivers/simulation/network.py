@@ -221,7 +221,9 @@ class Network:
             if near.closed and far.closed:
                 return
             self._note(f"{name} is reset")
-            near.lose_both_directions()
+            # What either end sends before it hears of the reset is lost too.
+            towards.break_silently()
+            back.break_silently()
             for end, pipe in ((near, back), (far, towards)):
                 self._fail_later(end, self._clock.now + pipe.latency_s())
 

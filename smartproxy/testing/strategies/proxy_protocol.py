@@ -39,7 +39,7 @@ def ip_endpoints(version: Literal[4, 6] | None = None) -> st.SearchStrategy[Prox
 
 def unix_addresses() -> st.SearchStrategy[ProxyAddress]:
     """Paths of unix sockets, with bytes that are not UTF-8, and abstract names."""
-    without_nul = st.lists(st.integers(1, 255), min_size=1, max_size=107).map(bytes)
+    without_nul = st.binary(min_size=1, max_size=107).map(lambda name: name.replace(b"\0", b"\xff"))
     names = st.one_of(without_nul, without_nul.map(lambda name: b"\0" + name))
     return names.map(lambda name: (os.fsdecode(name), UNIX_PORT))
 
