@@ -33,7 +33,15 @@ Routes = Iterable[RouteConfig | Mapping[str, Any]]
 EVENTS = ("access", "error", "record", "started", "stopped")
 """What `SmartProxy.on` accepts."""
 
+CERTIFICATE_CHECK_S = 10.0
+"""How often certificate files are looked at for a change."""
+
 _log = logging.getLogger("smartproxy.proxy")
+
+
+def _facts(event: str, **fields: object) -> dict[str, object]:
+    """What `extra` makes of a log record: its event and the facts that formatters show."""
+    return {"event": event, "fields": fields}
 
 
 class Driver(Protocol):
@@ -42,6 +50,7 @@ class Driver(Protocol):
     def listen(self, listening_port: int, hosts: Sequence[str]) -> int: ...
     def stop_listening(self, listening_port: int) -> None: ...
     def listening_ports(self) -> dict[int, int]: ...
+    def call_after(self, delay_s: float, function: Callable[[], None]) -> None: ...
     def apply(self, engine_input: Callable[[float], _T]) -> _T: ...
     async def start(self) -> None: ...
     async def wait_idle(self, timeout_s: float) -> bool: ...
@@ -93,14 +102,13 @@ class SmartProxy:
         self._config = _as_config(
             config if config is not None else {"routes": _plain(routes or ()), **options}
         )
-        compiled = compile_configuration(self._config)
-        self.warnings: list[Problem] = compiled.warnings
-        """What was accepted but is probably not meant."""
+        self._compiled = compile_configuration(self._config)
         self._log_bridge = LogBridge()
         self._listeners: dict[str, list[Listener]] = {event: [] for event in EVENTS}
-        self._engine = Engine(compiled.configuration, Env(entropy=os.urandom, wall_clock=time.time))
+        self._engine = Engine(self._compiled.configuration, Env(entropy=os.urandom, wall_clock=time.time))
         self._driver: Driver | None = None
         self._added_ports: set[int] = set()
+        self._compiled_at = time.monotonic()
         self._stopping = False
 
     # Life.
@@ -125,15 +133,14 @@ class SmartProxy:
         self._driver = driver
         await driver.start()
         driver.apply(self._engine.handle_started)
+        driver.call_after(CERTIFICATE_CHECK_S, self._check_certificates)
         for problem in self.warnings:
-            _log.warning(
-                "%s", problem, extra={"event": "config_warning", "fields": {"problem": str(problem)}}
-            )
+            _log.warning("%s", problem, extra=_facts("config_warning", problem=str(problem)))
         ports = driver.listening_ports()
         _log.info(
             "listening on %s",
             ", ".join(str(port) for port in sorted(ports.values())) or "no port",
-            extra={"event": "started", "fields": {"ports": sorted(ports.values())}},
+            extra=_facts("started", ports=sorted(ports.values())),
         )
         self._tell("started", {"ports": ports})
 
@@ -160,7 +167,7 @@ class SmartProxy:
         finally:
             driver.apply(self._engine.handle_shutdown)
             await driver.aclose()
-        _log.info("stopped", extra={"event": "stopped", "fields": {}})
+        _log.info("stopped", extra=_facts("stopped"))
         self._tell("stopped", {})
 
     async def __aenter__(self) -> Self:
@@ -173,6 +180,34 @@ class SmartProxy:
         await self.stop()
 
     # Changes while it runs.
+
+    @property
+    def warnings(self) -> list[Problem]:
+        """What the configuration says that is probably not meant."""
+        return self._compiled.warnings
+
+    def _check_certificates(self) -> None:
+        """Present certificates whose files have changed; replace session ticket keys when they are old."""
+        driver = self._driver
+        if driver is None or self._stopping:
+            return
+        driver.call_after(CERTIFICATE_CHECK_S, self._check_certificates)
+        age_s = time.monotonic() - self._compiled_at
+        if not self._compiled.files.changed() and age_s < self._compiled.refresh_after_s:
+            return
+        try:
+            compiled = compile_configuration(self._config)
+        except ConfigError as error:
+            # What is presented now still serves; the change is looked at again when the files change again.
+            _log.error(
+                "the changed certificates are not used: %s", error, extra=_facts("certificates_refused")
+            )
+            self._compiled_at = time.monotonic()
+            return
+        self._compiled = compiled
+        self._compiled_at = time.monotonic()
+        certificates = compiled.configuration.certificates
+        driver.apply(lambda now: self._engine.handle_certificates(certificates, now))
 
     @property
     def config(self) -> ProxyConfig:
@@ -211,7 +246,8 @@ class SmartProxy:
             raise
         driver.apply(lambda now: self._engine.handle_configuration(compiled.configuration, now))
         self._config = new_config
-        self.warnings = compiled.warnings
+        self._compiled = compiled
+        self._compiled_at = time.monotonic()
         for port in listening.keys() - wanted:
             driver.stop_listening(port)
 

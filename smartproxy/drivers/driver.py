@@ -26,6 +26,7 @@ from smartproxy.core.ops import (
     StartRelay,
 )
 from smartproxy.core.records import AccessRecord, Record
+from smartproxy.core.timers import Timer
 from smartproxy.drivers.pump import Pump
 from smartproxy.drivers.readiness import WRITABLE
 from smartproxy.drivers.relay import Relay
@@ -76,6 +77,10 @@ class Driver(Pump):
         Raises OSError that names the address; then nothing is left bound.
         """
         return self._listeners.listen(listening_port, hosts)
+
+    def call_after(self, delay_s: float, function: Callable[[], None]) -> None:
+        """Call `function` once, `delay_s` seconds from now, unless the driver is closed by then."""
+        self._set_timer(Timer(function), monotonic() + delay_s)
 
     def stop_listening(self, listening_port: int) -> None:
         """Refuse new connections; those there are go on."""

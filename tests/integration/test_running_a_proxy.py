@@ -7,12 +7,16 @@ import http.client
 import logging
 import socket
 import socketserver
+import ssl
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trustme
+from cryptography import x509
 
 from smartproxy import ConfigError, RouteContext, SmartProxy
 from smartproxy.testing.running_proxy import RunningProxy
@@ -254,3 +258,37 @@ def test_needs_an_event_loop() -> None:
     proxy = SmartProxy([respond("x")])
     with pytest.raises(RuntimeError, match="asyncio or trio"):
         proxy.start().send(None)
+
+
+def test_a_changed_certificate_is_presented_and_a_broken_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smartproxy.proxy.CERTIFICATE_CHECK_S", 0.01)
+    authority = trustme.CA()
+    cert_file, key_file = tmp_path / "cert.pem", tmp_path / "key.pem"
+
+    def issue() -> int:
+        issued = authority.issue_cert("a.example.com")
+        key_file.write_bytes(issued.private_key_pem.bytes())
+        cert_file.write_bytes(issued.cert_chain_pems[0].bytes())
+        return x509.load_pem_x509_certificate(issued.cert_chain_pems[0].bytes()).serial_number
+
+    def presented(port: int) -> int:
+        pem = ssl.get_server_certificate(("127.0.0.1", port), timeout=10)
+        return x509.load_pem_x509_certificate(pem.encode()).serial_number
+
+    route = respond("x")
+    route["action"]["tls"] = {
+        "mode": "terminate",
+        "certificate": {"cert_file": str(cert_file), "key_file": str(key_file)},
+    }
+    first = issue()
+    with RunningProxy([route]) as proxy:
+        assert presented(proxy.port) == first
+        second = issue()
+        while presented(proxy.port) != second:
+            proxy.wait_for_record("certificates_replaced")
+        cert_file.write_text("not a certificate")
+        third = issue()
+        while presented(proxy.port) != third:
+            assert presented(proxy.port) in (second, third)

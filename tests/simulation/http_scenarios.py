@@ -95,10 +95,10 @@ class Traffic:
             assert bool(response.body) == (self.methods[tag] != b"HEAD")
             assert self.executions[tag] >= 1
 
-    async def browse(self, name: str, connection: ByteConnection, *, count: int) -> None:
+    async def browse(self, name: str, connection: ByteConnection, host: bytes, count: int) -> None:
         """One request after another on one connection, until it ends."""
         random = self.sim.random
-        client = HttpClient(connection)
+        client = HttpClient(connection, host=host)
         for number in range(count):
             tag = f"{name}-{number}".encode()
             method, fields, body = self.new_request(tag)
@@ -118,13 +118,13 @@ class Traffic:
         await self.sim.sleep(self.sim.random.random() * 0.2)
         connection.reset()
 
-    async def pipeline(self, name: str, connection: ByteConnection, *, count: int) -> None:
+    async def pipeline(self, name: str, connection: ByteConnection, host: bytes, count: int) -> None:
         """Several requests at once; their answers must come in the same order (RFC 9112 §9.3.2)."""
         tags = [f"{name}-{number}".encode() for number in range(count)]
         sent = b""
         for tag in tags:
             self.methods[tag] = b"GET"
-            sent += b"GET /" + tag + b" HTTP/1.1\r\nHost: app.example.com\r\nX-Tag: " + tag + b"\r\n\r\n"
+            sent += b"GET /" + tag + b" HTTP/1.1\r\nHost: " + host + b"\r\nX-Tag: " + tag + b"\r\n\r\n"
         await connection.send(sent)
         early = b""
         for tag in tags:
@@ -170,11 +170,11 @@ class Traffic:
             except WEATHER_ERRORS:
                 continue
 
-    async def visit(self, name: str, connection: ByteConnection) -> None:
+    async def visit(self, name: str, connection: ByteConnection, host: bytes = b"app.example.com") -> None:
         random = self.sim.random
         visit = self.pipeline if random.random() < 0.2 else self.browse
         try:
-            await visit(name, connection, count=random.randint(1, 6))
+            await visit(name, connection, host, random.randint(1, 6))
         except WEATHER_ERRORS:
             connection.reset()
             raise

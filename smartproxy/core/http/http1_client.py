@@ -36,6 +36,7 @@ class ResponseReceiver(Protocol):
     def response_informational(self, head: ResponseHead) -> None: ...
     def response_head(self, head: ResponseHead) -> None: ...
     def response_data(self, data: bytes) -> None: ...
+    def response_relayed(self, byte_count: int) -> None: ...
     def response_end(self, trailers: Fields) -> None: ...
     def response_failed(self, failure: Failure) -> None: ...
     def request_writable(self) -> None: ...
@@ -48,11 +49,11 @@ class Http1Client:
         "_chunked_request",
         "_context",
         "_decoder",
+        "_eof",
         "_idle_since",
         "_keep_alive",
         "_pool",
         "_relay",
-        "_relayed_bytes",
         "_request_ended",
         "_response_begun",
         "_shareable",
@@ -81,7 +82,7 @@ class Http1Client:
         self._response_begun = False
         self._keep_alive = False
         self._relay: StartRelay | None = None
-        self._relayed_bytes = 0
+        self._eof = False
         self.receiver: ResponseReceiver | None = None
         self.requests_sent = 0
         self.opened_at = context.now
@@ -101,7 +102,6 @@ class Http1Client:
         self.receiver = receiver
         self._request_ended = head.body_length_bytes == NO_BODY
         self._response_begun = False
-        self._relayed_bytes = 0
         self._decoder.expect_response_to(head.method)
         self.requests_sent += 1
         self.stream.write(data)
@@ -145,14 +145,15 @@ class Http1Client:
 
     @property
     def relayed_bytes(self) -> int:
-        """What relays have moved of the response under way."""
-        return self._relayed_bytes + (self._relay.moved_bytes if self._relay is not None else 0)
+        """What the relay under way has moved; it is told by `response_relayed` when it ends by itself."""
+        return self._relay.moved_bytes if self._relay is not None else 0
 
     def _relay_ended(self, outcome: RelayOutcome) -> None:
         relay, self._relay = self._relay, None
         assert relay is not None
-        self._relayed_bytes += relay.moved_bytes
         self._decoder.skip_body(relay.moved_bytes)
+        if self.receiver is not None:
+            self.receiver.response_relayed(relay.moved_bytes)
         if outcome is RelayOutcome.COMPLETE:
             self._deliver()
         elif outcome is RelayOutcome.SOURCE_EOF:
@@ -189,7 +190,8 @@ class Http1Client:
                     self._finish_response(receiver, event.trailers)
                     return
         except Http1Error as error:
-            self._fail(Failure(FailureSource.BACKEND, FailureCode.HTTP_PROTOCOL_ERROR, error.reason))
+            code = FailureCode.HTTP_RESPONSE_INCOMPLETE if self._eof else FailureCode.HTTP_PROTOCOL_ERROR
+            self._fail(Failure(FailureSource.BACKEND, code, error.reason))
 
     def _finish_response(self, receiver: ResponseReceiver, trailers: Fields) -> None:
         self.receiver = None
@@ -220,17 +222,11 @@ class Http1Client:
         if not self._response_begun:
             self._fail(self._terminated("closed before a response"))
             return
-        try:
-            self._decoder.receive_eof()
-        except Http1Error as error:
-            self._fail(Failure(FailureSource.BACKEND, FailureCode.HTTP_RESPONSE_INCOMPLETE, error.reason))
-            return
+        self._eof = True
+        self._decoder.receive_eof()
+        # The end of a response that the head has promised to be followed by others, at the latest.
         self._keep_alive = False
         self._deliver()
-        if self.receiver is not None:
-            self._fail(
-                Failure(FailureSource.BACKEND, FailureCode.HTTP_RESPONSE_INCOMPLETE, "closed mid-response")
-            )
 
     def stream_writable(self) -> None:
         self.stream.notify_writable = False

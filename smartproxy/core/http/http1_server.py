@@ -16,7 +16,7 @@ from smartproxy.core.http.messages import (
     ResponseHead,
 )
 from smartproxy.core.records import Level
-from smartproxy.core.stream import ByteStream, Link
+from smartproxy.core.stream import HIGH_WATER_BYTES, ByteStream, Link
 from smartproxy.core.wire.http1 import (
     Http1Error,
     RequestDecoder,
@@ -42,6 +42,8 @@ class Http1Server:
     """Serves one client stream, one exchange at a time; what is pipelined waits its turn unread."""
 
     __slots__ = (
+        "_awaits_continue",
+        "_blocked",
         "_body_wanted",
         "_chunked_response",
         "_connection",
@@ -54,10 +56,11 @@ class Http1Server:
         "_request",
         "_request_ended",
         "_running",
+        "_seen_sent_bytes",
         "stream",
     )
 
-    def __init__(self, connection: ClientConnection, stream: ByteStream) -> None:
+    def __init__(self, connection: ClientConnection, stream: ByteStream, first_byte_at: float) -> None:
         self._connection = connection
         self.stream = stream
         self._decoder = RequestDecoder(connection.http1_limits)
@@ -71,9 +74,14 @@ class Http1Server:
         self._eof = False
         self._head_deadline_armed = False
         self._running = False
+        #: Whether requests wait until the client has read the answers before them.
+        self._blocked = False
+        self._seen_sent_bytes = 0
+        #: Whether the request's content is held back until a 100 (RFC 9110 §10.1.1).
+        self._awaits_continue = False
         stream.handler = self
         connection.timer.callback = self._silent_too_long
-        connection.context.set_timer(connection.timer, connection.timeouts.initial_data_s)
+        connection.context.timers.set(connection.timer, first_byte_at + connection.timeouts.initial_data_s)
 
     # What arrives.
 
@@ -82,10 +90,11 @@ class Http1Server:
             return
         self._decoder.receive_data(data)
         if self._exchange is None:
-            self._run()
+            if not self._blocked:
+                self._run()
         elif self._body_wanted:
             self._pump_body()
-        if self._decoder.buffered_bytes > UNREAD_BYTES and (self._exchange is not None):
+        if self._exchange is not None and self._decoder.buffered_bytes > UNREAD_BYTES:
             self.stream.pause_reading()
 
     def _run(self) -> None:
@@ -95,6 +104,9 @@ class Http1Server:
         self._running = True
         try:
             while self._exchange is None and not self._lingering:
+                if self._request is not None and self.stream.outgoing_bytes > HIGH_WATER_BYTES:
+                    self._wait_for_reader()
+                    return
                 event = self._decoder.next_event()
                 if event is None:
                     self._wait_for_request()
@@ -106,20 +118,47 @@ class Http1Server:
         finally:
             self._running = False
 
+    def _wait_for_reader(self) -> None:
+        """Many answers to pipelined requests cost memory too: take no more until these are on their way."""
+        self._blocked = True
+        self.stream.pause_reading()
+        self.stream.notify_writable = True
+        connection = self._connection
+        self._seen_sent_bytes = connection.link.bytes_sent
+        connection.timer.callback = self._client_does_not_read
+        connection.context.set_timer(connection.timer, connection.timeouts.socket_s)
+
+    def _client_does_not_read(self) -> None:
+        connection = self._connection
+        if connection.link.bytes_sent != self._seen_sent_bytes:
+            self._wait_for_reader()
+            return
+        self._lingering = True
+        connection.lost(
+            Failure(FailureSource.CLIENT, FailureCode.CONNECTION_WRITE_TIMEOUT, "client does not read")
+        )
+        self.stream.abort()
+
     def _begin(self, head: RequestHead) -> None:
         connection = self._connection
         self._head_deadline_armed = False
         self._request = head
         self._must_close = not head.keep_alive or not connection.may_stay()
         self._body_wanted = False
+        self._awaits_continue = head.expects_continue
         if head.body_length_bytes == NO_BODY:
             self._decoder.next_event()
             self._request_ended = True
+            self._note_last_request()
         else:
             self._request_ended = False
         exchange = self._exchange = Exchange(connection, self, head)
         connection.timer.callback = exchange.deadline_passed
         exchange.begin()
+
+    def _note_last_request(self) -> None:
+        if self._eof and not self._decoder.buffered_bytes:
+            self._must_close = True
 
     def _wait_for_request(self) -> None:
         connection = self._connection
@@ -148,38 +187,45 @@ class Http1Server:
                 if event is None:
                     break
                 if type(event) is bytes:
+                    self._awaits_continue = False
                     exchange.request_data(event)
                 else:
                     assert isinstance(event, EndOfMessage)
                     self._body_wanted = False
                     self._request_ended = True
+                    self._note_last_request()
                     exchange.request_end(event.trailers)
         except Http1Error as error:
             self._body_wanted = False
-            failure = Failure(FailureSource.CLIENT, FailureCode.HTTP_REQUEST_ERROR, error.reason)
             assert exchange is not None
-            exchange.request_failed(failure, error.status)
+            self._record_refusal(error)
+            exchange.request_failed(
+                Failure(FailureSource.CLIENT, FailureCode.HTTP_REQUEST_ERROR, error.reason), error.status
+            )
         if self._body_wanted and self._decoder.buffered_bytes <= UNREAD_BYTES:
             self.stream.resume_reading()
 
     def receive_eof(self) -> None:
         self._eof = True
-        if self._lingering or self._exchange is None:
+        if self._lingering or (self._exchange is None and not self._blocked):
             self._close()
-        elif not self._request_ended:
-            exchange = self._exchange
-            self._must_close = True
-            exchange.client_gone(
-                Failure(FailureSource.CLIENT, FailureCode.CONNECTION_TERMINATED, "closed mid-request")
-            )
-        else:
-            # A client may half-close behind its last request and still read the answer.
-            self._must_close = True
+            return
+        # A client may half-close behind its last request and still read the answer; of a request
+        # that is not complete, the decoder says so when it gets there.
+        self._decoder.receive_eof()
+        if self._request_ended:
+            self._note_last_request()
+        elif self._body_wanted:
+            self._pump_body()
 
     def stream_writable(self) -> None:
         self.stream.notify_writable = False
         if self._exchange is not None:
             self._exchange.response_writable()
+        elif self._blocked:
+            self._blocked = False
+            self.stream.resume_reading()
+            self._run()
 
     def stream_lost(self, failure: Failure) -> None:
         exchange = self._exchange
@@ -194,6 +240,11 @@ class Http1Server:
     def link(self) -> Link | None:
         """The bare link, when no TLS is between."""
         return self.stream if isinstance(self.stream, Link) else None
+
+    @property
+    def client_ended(self) -> bool:
+        """Whether the client has half-closed."""
+        return self._eof
 
     def want_request_body(self) -> None:
         """Deliver the request's content, now and as it comes."""
@@ -218,6 +269,8 @@ class Http1Server:
     def send_informational(self, head: ResponseHead) -> None:
         """Pass on a 1xx; HTTP/1.0 knows none (RFC 9110 §15.2)."""
         assert self._request is not None
+        if head.status == 100:
+            self._awaits_continue = False
         if self._request.version >= 11:
             self.stream.write(encode_response_head(head))
 
@@ -233,8 +286,9 @@ class Http1Server:
                 fields.append(_CHUNKED)
             else:
                 self._must_close = True
-        if not self._must_close and not self._request_ended and not self._body_wanted:
-            # Nobody is going to read the rest of this request.
+        if not self._request_ended and (self._awaits_continue or not self._body_wanted):
+            # Nobody is going to read the rest of this request; or after a final answer instead of the
+            # 100 nobody can know whether it comes (RFC 9110 §10.1.1).
             self._must_close = True
         if self._must_close:
             fields.append(_CLOSE)
@@ -256,6 +310,20 @@ class Http1Server:
         self._decoder.start_next_message()
         self.stream.resume_reading()
         self._run()
+
+    def discard_request_body(self) -> None:
+        """Read past the request's content where all of it is here: then the connection can stay."""
+        if self._request_ended or self._awaits_continue:
+            return
+        self._body_wanted = False
+        try:
+            while (event := self._decoder.next_event()) is not None:
+                if type(event) is EndOfMessage:
+                    self._request_ended = True
+                    self._note_last_request()
+        except Http1Error:
+            # Malformed content of a request that is refused anyway: the connection closes behind the answer.
+            return
 
     def abort_response(self) -> None:
         """The response cannot be completed: make the client see that it is cut (RFC 9112 §8)."""
@@ -291,14 +359,7 @@ class Http1Server:
         """Answer what is not HTTP with the status it deserves, and end the connection."""
         connection = self._connection
         failure = Failure(FailureSource.CLIENT, FailureCode.HTTP_REQUEST_ERROR, error.reason)
-        connection.context.record(
-            "http",
-            "request_refused",
-            Level.INFO,
-            client_ip=connection.client_ip,
-            status=error.status,
-            reason=error.reason,
-        )
+        self._record_refusal(error)
         self._request = RequestHead(b"GET", b"/", b"", [])
         self._must_close = True
         head, body = error_response(
@@ -312,6 +373,17 @@ class Http1Server:
         connection.log_refusal(error.status, failure)
         self._request_ended = False
         self._finish()
+
+    def _record_refusal(self, error: Http1Error) -> None:
+        connection = self._connection
+        connection.context.record(
+            "http",
+            "request_refused",
+            Level.INFO,
+            client_ip=connection.client_ip,
+            status=error.status,
+            reason=error.reason,
+        )
 
     def _head_too_slow(self) -> None:
         self._refuse(Http1Error(408, "the request head did not arrive in time"))

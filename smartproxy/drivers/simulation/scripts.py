@@ -59,6 +59,10 @@ class ByteConnection:
             return data
         return await self._receive_some(max_bytes)
 
+    def put_back(self, data: bytes) -> None:
+        """Have `data` received again, before anything else."""
+        self._read_ahead = data + self._read_ahead
+
     async def receive_exactly(self, count: int) -> bytes:
         """`count` bytes. Raises EOFError when the stream ends before."""
         received = bytearray()
