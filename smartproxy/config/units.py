@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from fractions import Fraction
 from math import isfinite
 
 DURATION_ALLOWED = 'seconds as a number, or text such as "250ms", "30s", "5m", "24h", "1d"'
@@ -14,7 +15,8 @@ SIZE_PATTERN = r"^\s*[0-9]+(\.[0-9]+)?\s*([KkMmGgTt][Ii]?)?[Bb]?\s*$"
 
 _DURATION = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d)?\s*", re.ASCII)
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt]?)(i?)b)?\s*", re.ASCII | re.IGNORECASE)
-_LONGEST_TEXT = 40
+_LONGEST_TEXT = 400
+"""The plain decimal form of the smallest float is nearly as long."""
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -73,7 +75,7 @@ def parse_size(value: object) -> int:
         if match is None or (match[3] and not match[2]):
             raise ValueError("must be a size")
         base = 1024 if match[3] else 1000
-        exact = Decimal(match[1]) * base ** _POWERS[(match[2] or "").lower()]
+        exact = Fraction(match[1]) * base ** _POWERS[(match[2] or "").lower()]
         size = int(exact)
         if size != exact:
             raise ValueError("must be a whole number of bytes")

@@ -6,7 +6,6 @@ import heapq
 from collections.abc import Callable
 from math import inf
 
-
 SWEEP_LEAST = 64
 """Fewer cancelled entries than this are left to be popped."""
 

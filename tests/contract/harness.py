@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -185,11 +186,9 @@ def _run_in_simulation(body: Body) -> None:
     run(body)
 
 
-NETWORKS: dict[str, Callable[[Body], None]] = {
-    "asyncio": _run_on_asyncio,
-    "trio": _run_on_trio,
-    "simulation": _run_in_simulation,
-}
+NETWORKS: dict[str, Callable[[Body], None]] = {"asyncio": _run_on_asyncio, "trio": _run_on_trio}
+if find_spec("simulation_network") is not None:
+    NETWORKS["simulation"] = _run_in_simulation
 
 
 def run_on(network: str, body: Body) -> None:

@@ -40,8 +40,10 @@ async def backend_heard_nothing(backend: Listener, proxy: ProxyHandle, net: Netw
     await client.send(request("GET", "/first"))
     server = await backend.accept()
     assert (await receive_message(server)).first == "GET /first HTTP/1.1"
-    await server.send(response(200))
+    await server.send(response(200, b"", "Connection: close"))
     assert (await receive_message(client)).status == 200
+    server.close()
+    client.close()
 
 
 @on_every_network

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import h11
+from simulated_world import World, forward_route
 
 from smartproxy.drivers.simulation import (
     WEATHER_ERRORS,
@@ -17,7 +18,6 @@ from smartproxy.drivers.simulation import (
     Simulation,
 )
 from smartproxy.drivers.simulation.faults import log_uniform
-from tests.simulation.world import World, forward_route
 
 PORT = 8000
 PATIENCE_S = 900.0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from simulated_world import World, forward_route
+
 from smartproxy.drivers.simulation import WEATHER_ERRORS, ByteConnection, Connection, Simulation
 from smartproxy.drivers.simulation.faults import log_uniform
-from tests.simulation.world import World, forward_route
 
 PATIENCE_S = 900.0
 GREETING = b"hello, I speak first\n"

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from small_engines import EchoSession, JoinSession, SmallEngine
 
 from smartproxy.core.failure import Failure, LostReason
 from smartproxy.core.ops import (
@@ -27,7 +28,6 @@ from smartproxy.drivers.simulation import (
     Simulation,
     SimulationDriver,
 )
-from tests.simulation.small_engines import EchoSession, JoinSession, SmallEngine
 
 BIG = 3 * HIGH_WATER_BYTES
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import h11
 import pytest
 import trustme
+from small_engines import EchoSession, JoinSession, SmallEngine
 
 from smartproxy.drivers.simulation import (
     WEATHER_ERRORS,
@@ -30,7 +31,6 @@ from smartproxy.drivers.simulation import (
     sweep,
 )
 from smartproxy.drivers.simulation.__main__ import main
-from tests.simulation.small_engines import EchoSession, JoinSession, SmallEngine
 
 THIS_FILE = Path(__file__).resolve()
 REPOSITORY = THIS_FILE.parents[2]

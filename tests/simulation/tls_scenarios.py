@@ -6,6 +6,16 @@ import ssl
 from functools import cache
 from typing import Any
 
+from fixed_certificates import (
+    Identity,
+    authority,
+    client_context,
+    identity,
+    raw_client_context,
+)
+from http_scenarios import PATIENCE_S, Traffic
+from simulated_world import World, forward_route
+
 from smartproxy.core.wire.proxy_protocol import ProxyHeaderDecoder, encode_proxy_v2
 from smartproxy.drivers.simulation import (
     CLIENT_IP,
@@ -17,15 +27,6 @@ from smartproxy.drivers.simulation import (
     serve_http,
 )
 from smartproxy.drivers.simulation.faults import log_uniform
-from tests.simulation.fixed_certificates import (
-    Identity,
-    authority,
-    client_context,
-    identity,
-    raw_client_context,
-)
-from tests.simulation.http_scenarios import PATIENCE_S, Traffic
-from tests.simulation.world import World, forward_route
 
 PORT = 4430
 TLS_WEATHER = (*WEATHER_ERRORS, ssl.SSLError)

@@ -174,7 +174,7 @@ def test_names_that_no_certificate_is_good_for() -> None:
 
 
 def test_versions_are_bounds() -> None:
-    options = {"certificate": certificate("a.example"), "versions": ["TLSv1.2"]}
+    options: dict[str, Any] = {"certificate": certificate("a.example"), "versions": ["TLSv1.2"]}
     context = server_context(compiled(tls_route(**options)))
     assert Handshake(context, trusting_client(), "a.example").client.version() == "TLSv1.2"
     client = trusting_client()
@@ -186,7 +186,11 @@ def test_versions_are_bounds() -> None:
 def test_ciphers_and_their_order() -> None:
     names = ["ECDHE-RSA-AES256-GCM-SHA384", "ECDHE-ECDSA-AES256-GCM-SHA384"]
     names += ["ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES128-GCM-SHA256"]
-    options = {"certificate": certificate("a.example"), "ciphers": ":".join(names), "versions": ["TLSv1.2"]}
+    options: dict[str, Any] = {
+        "certificate": certificate("a.example"),
+        "ciphers": ":".join(names),
+        "versions": ["TLSv1.2"],
+    }
     client = trusting_client()
     client.set_ciphers(":".join(reversed(names)))
     chosen = {}
@@ -240,7 +244,11 @@ def test_dangerous_options_are_off() -> None:
 
 
 def test_sessions_resume_within_a_context_and_not_in_the_next() -> None:
-    options = {"certificate": certificate("a.example"), "versions": ["TLSv1.2"], "session_timeout": "5m"}
+    options: dict[str, Any] = {
+        "certificate": certificate("a.example"),
+        "versions": ["TLSv1.2"],
+        "session_timeout": "5m",
+    }
     configuration = compiled(tls_route(**options))
     assert configuration.refresh_after_s == 300
     client = trusting_client()
@@ -261,7 +269,10 @@ def test_sessions_resume_within_a_context_and_not_in_the_next() -> None:
 
 
 def test_client_certificates_are_demanded_and_checked() -> None:
-    options = {"certificate": certificate("a.example"), "client_auth": {"ca": ca_pem(OTHER_CA)}}
+    options: dict[str, Any] = {
+        "certificate": certificate("a.example"),
+        "client_auth": {"ca": ca_pem(OTHER_CA)},
+    }
     context = server_context(compiled(tls_route(**options)))
     with pytest.raises(ssl.SSLError):
         Handshake(context, trusting_client(), "a.example")
@@ -407,7 +418,7 @@ def test_a_reload_takes_the_new_certificate(tmp_path: Path) -> None:
 
 
 def origin(*, target: dict[str, Any] | None = None, **backend: Any) -> OriginTls:
-    tls = {"mode": "terminate-and-reencrypt", "certificate": certificate("a.example")}
+    tls: dict[str, Any] = {"mode": "terminate-and-reencrypt", "certificate": certificate("a.example")}
     if backend:
         tls["backend"] = backend
     configuration = compiled(tls_route(**tls, target=target))
@@ -451,7 +462,7 @@ def test_pinned_and_unverified_backends_are_not_verified_in_the_handshake(backen
 
 
 def test_a_bad_authority_for_backends_is_refused() -> None:
-    tls = {
+    tls: dict[str, Any] = {
         "mode": "terminate-and-reencrypt",
         "certificate": certificate("a.example"),
         "backend": {"ca": "absent"},
@@ -462,7 +473,7 @@ def test_a_bad_authority_for_backends_is_refused() -> None:
 
 def test_targets_differ_from_their_route() -> None:
     pinned = "ab" * 32
-    base = {"ca": ca_pem(), "server_name": "internal.example"}
+    base: dict[str, Any] = {"ca": ca_pem(), "server_name": "internal.example"}
     assert origin(**base).server_name == "internal.example"
     renamed = origin(target={"tls": {"server_name": "other.example"}}, **base)
     assert renamed.server_name == "other.example"

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from smartproxy.core.configuration import ForwardAction, HandlerAction, Route
 from smartproxy.core.failure import Failure, FailureCode, FailureSource
+from smartproxy.core.http.access_log import exchange_record
+from smartproxy.core.http.backend_request import asks_for_websocket, backend_request
 from smartproxy.core.http.errors import error_response, status_for
 from smartproxy.core.http.handlers import handler_response
-from smartproxy.core.http.hop_by_hop import end_to_end_fields
+from smartproxy.core.http.hop_by_hop import end_to_end_fields, without_length
 from smartproxy.core.http.messages import NO_BODY, Fields, RequestHead, ResponseHead
 from smartproxy.core.http.request_route import RequestRefused, route_request
-from smartproxy.core.http.request_values import RequestValues
-from smartproxy.core.records import AccessRecord, Level
+from smartproxy.core.http.request_values import RequestValues, route_context
+from smartproxy.core.http.server_stream import ServerStream
+from smartproxy.core.records import Level
 from smartproxy.core.relay.tunnel import Tunnel
-from smartproxy.core.stream import HIGH_WATER_BYTES, Link
+from smartproxy.core.stream import HIGH_WATER_BYTES
 from smartproxy.core.upstream.pool import Ticket
 from smartproxy.core.upstream.selection import Choice, RouteContext, Selection, find_target
 from smartproxy.core.wire.http1 import LocalProtocolError
@@ -28,25 +31,6 @@ IDEMPOTENT_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", 
 
 RELAY_LEAST_BYTES = 128 * 1024
 """A body with less than this left is copied: handing it to the driver would cost more than it saves."""
-
-
-class ServerStream(Protocol):
-    """The client's side of one exchange: an HTTP/1.1 connection, or a stream of a multiplexed one."""
-
-    @property
-    def link(self) -> Link | None: ...
-    @property
-    def request_ended(self) -> bool: ...
-    def want_request_body(self) -> None: ...
-    def pause_request_body(self) -> None: ...
-    def resume_request_body(self) -> None: ...
-    def send_informational(self, head: ResponseHead) -> None: ...
-    def send_head(self, head: ResponseHead) -> None: ...
-    def send_data(self, data: bytes) -> None: ...
-    def send_end(self, trailers: Fields) -> None: ...
-    def abort_response(self) -> None: ...
-    def switch_protocols(self, head: ResponseHead) -> bytes: ...
-    def close_after_response(self) -> None: ...
 
 
 class Exchange:
@@ -69,12 +53,12 @@ class Exchange:
         "_last_activity",
         "_path",
         "_relay_candidate",
-        "_relay_seen_bytes",
         "_request_bytes",
         "_response_begun",
         "_response_bytes",
         "_retried",
         "_route",
+        "_seen_sent_bytes",
         "_selection",
         "_server",
         "_started_at",
@@ -82,6 +66,7 @@ class Exchange:
         "_ticket",
         "_values",
         "_window_request_bytes",
+        "_window_started_at",
         "params",
     )
 
@@ -103,12 +88,13 @@ class Exchange:
         self._backend: Http1Client | None = None
         self._response_begun = False
         self._relay_candidate = False
-        self._relay_seen_bytes = 0
         self._retried = False
         self._status = 0
         self._request_bytes = 0
         self._window_request_bytes = 0
+        self._window_started_at = self._started_at
         self._response_bytes = 0
+        self._seen_sent_bytes = 0
         self._failure: Failure | None = None
 
     # Deciding.
@@ -132,7 +118,7 @@ class Exchange:
         if limit is not None and self._head.body_length_bytes > limit:
             self._refuse_body(limit)
             return
-        if self._head.upgrade == b"websocket" and not action.websocket.enabled:
+        if self._head.upgrade and not action.websocket.enabled and asks_for_websocket(self._head):
             failure = Failure(FailureSource.CLIENT, FailureCode.HTTP_REQUEST_DENIED, "WebSocket is off")
             self._refuse(403, failure, "WebSocket is not enabled on this route.")
             return
@@ -149,6 +135,8 @@ class Exchange:
             failure = Failure(FailureSource.PROXY, FailureCode.DESTINATION_NOT_FOUND, "no target matches")
             self._refuse(404, failure, "The route that matches has no target for this request.")
             return
+        # Whatever comes before the dial, such as the user's functions, has its time too.
+        self._arm(connection.timeouts.connection_s + 1.0)
         self._selection = Selection(
             self._context,
             generation.pools,
@@ -163,39 +151,23 @@ class Exchange:
         self._choice = choice
         self._holds_host = True
         choice.host.in_flight += 1
-        target = choice.state.target
-        if target.send_proxy_protocol:
-            preamble = self._connection.proxy_preamble(target.send_proxy_protocol)
-            ticket = choice.pool.open(self, preamble)
-        else:
-            backend = None if self._retried else choice.pool.take_idle()
+        version = choice.state.target.send_proxy_protocol
+        if not version and not self._retried:
+            backend = choice.pool.take_idle()
             if backend is not None:
                 self.connection_ready(backend)
                 return
-            ticket = choice.pool.open(self)
         # The dial has its own deadline; this one only catches a place in the queue.
         self._arm(self._connection.timeouts.connection_s + 1.0)
-        # It may have come back before `open` did.
-        if self._backend is None and self._choice is choice:
+        preamble = self._connection.proxy_preamble(version) if version else b""
+        ticket = choice.pool.open(self, preamble, needs_new=self._retried)
+        # It may have failed already, and another host may have been chosen since.
+        if self._choice is choice:
             self._ticket = ticket
 
     def route_context(self) -> RouteContext:
-        connection = self._connection
-        head = self._head
-        path, _, query = head.target.partition(b"?")
-        return RouteContext(
-            port=connection.local_port,
-            client_ip=connection.client_ip,
-            client_port=connection.client[1],
-            route_name=self._route.name if self._route is not None else "",
-            domain=connection.host_of(head.authority),
-            path=path.decode("ascii", "replace"),
-            query=query.decode("ascii", "replace"),
-            method=head.method.decode("ascii"),
-            tls_version=connection.tls_version,
-            headers={name.decode("latin-1"): value.decode("latin-1") for name, value in head.fields},
-            params=self.params,
-        )
+        route_name = self._route.name if self._route is not None else ""
+        return route_context(self._connection, self._head, self.params, route_name)
 
     def value_of(self, name: str) -> str:
         """A template variable's value for this request."""
@@ -208,11 +180,12 @@ class Exchange:
 
     def connection_ready(self, connection: Http1Client) -> None:
         self._ticket = None
+        self._failure = None
         self._backend = connection
         choice = self._choice
         assert choice is not None
         try:
-            connection.send_request(self._backend_head(choice), self)
+            connection.send_request(self._backend_request(choice), self)
         except LocalProtocolError as error:
             # What was accepted here cannot be written safely there.
             self._backend = None
@@ -221,10 +194,17 @@ class Exchange:
             failure = Failure(FailureSource.PROXY, FailureCode.HTTP_REQUEST_ERROR, error.reason)
             self._refuse(400, failure, "The request cannot be forwarded.")
             return
-        self._last_activity = self._context.now
+        self._last_activity = self._window_started_at = self._context.now
         self._arm(self._connection.timeouts.socket_s)
         if not self._server.request_ended:
             self._server.want_request_body()
+
+    def _backend_request(self, choice: Choice) -> RequestHead:
+        route = self._route
+        assert route is not None
+        action = route.action
+        assert isinstance(action, ForwardAction)
+        return backend_request(self._connection, self._head, route, action, choice, self.value_of)
 
     def connection_failed(self, failure: Failure) -> None:
         self._ticket = None
@@ -237,40 +217,10 @@ class Exchange:
             self._note_health(choice.group.report_connect_failure(choice.host, self._context.now), choice)
             # Nothing was sent, so another host may have the request (RFC 9110 §9.2.2).
             if selection.exclude(choice.host):
+                self._failure = failure
                 selection.choose()
                 return
         self._unavailable(failure)
-
-    def _backend_head(self, choice: Choice) -> RequestHead:
-        head = self._head
-        connection = self._connection
-        route = self._route
-        assert route is not None
-        action = route.action
-        assert isinstance(action, ForwardAction)
-        target = choice.state.target
-        options = head.connection_options
-        fields = end_to_end_fields(head.fields, options)
-        fields = connection.forwarding.apply(fields, head.authority)
-        if action.add_via:
-            fields.append((b"via", b"1.1 " + connection.generation.configuration.server_name.encode()))
-        if route.request_fields is not None:
-            fields = route.request_fields.apply(fields, self.value_of)
-        if target.request_fields is not None:
-            fields = target.request_fields.apply(fields, self.value_of)
-        if head.upgrade == b"websocket":
-            fields.append((b"connection", b"upgrade"))
-            fields.append((b"upgrade", b"websocket"))
-        authority = head.authority
-        if not action.preserve_host:
-            authority = str(choice.pool.endpoint).encode()
-        return RequestHead(
-            head.method,
-            head.target,
-            authority,
-            fields,
-            body_length_bytes=head.body_length_bytes,
-        )
 
     # From the client.
 
@@ -288,6 +238,8 @@ class Exchange:
         if stream.outgoing_bytes > HIGH_WATER_BYTES:
             self._server.pause_request_body()
             stream.notify_writable = True
+            self._last_activity = self._context.now
+            self._seen_sent_bytes = backend.link.bytes_sent
 
     def request_end(self, trailers: Fields) -> None:
         if self._backend is not None:
@@ -315,16 +267,16 @@ class Exchange:
     # From the backend.
 
     def request_writable(self) -> None:
-        self._last_activity = self._context.now
+        # The client could not send while it was not read from, so its pace is measured anew.
+        self._last_activity = self._window_started_at = self._context.now
+        self._window_request_bytes = self._request_bytes
         self._server.resume_request_body()
 
     def response_informational(self, head: ResponseHead) -> None:
         self._last_activity = self._context.now
-        self._server.send_informational(
-            ResponseHead(
-                head.status, end_to_end_fields(head.fields, head.connection_options), reason=head.reason
-            )
-        )
+        fields = without_length(end_to_end_fields(head.fields, head.connection_options))
+        self._server.send_informational(ResponseHead(head.status, fields, reason=head.reason))
+        self._mind_client()
 
     def response_head(self, head: ResponseHead) -> None:
         backend = self._backend
@@ -334,15 +286,14 @@ class Exchange:
         assert choice is not None
         assert route is not None
         self._last_activity = self._context.now
-        if not self._server.request_ended:
-            # The deadline watched the request's pace; from here the response has its own.
-            self._window_request_bytes = self._request_bytes
         self._status = head.status
         self._note_health(choice.group.report_response(choice.host, head.status, self._context.now), choice)
         if head.status == 101:
             self._switch_protocols(head)
             return
         fields = end_to_end_fields(head.fields, head.connection_options)
+        if head.status == 204:
+            fields = without_length(fields)
         if route.response_fields is not None:
             fields = route.response_fields.apply(fields, self.value_of)
         response_rules = choice.state.target.response_fields
@@ -363,7 +314,7 @@ class Exchange:
             self._refuse(502, failure, "The backend's response cannot be passed on.")
             return
         self._response_begun = True
-        self._relay_candidate = head.body_length_bytes > RELAY_LEAST_BYTES and self._server.link is not None
+        self._relay_candidate = head.body_length_bytes > RELAY_LEAST_BYTES
 
     def response_data(self, data: bytes) -> None:
         backend = self._backend
@@ -372,26 +323,34 @@ class Exchange:
         self._response_bytes += len(data)
         self._last_activity = self._context.now
         server.send_data(data)
-        stream = self._connection.stream
         if self._relay_candidate:
+            self._relay_candidate = False
             link = server.link
-            assert link is not None
-            if backend.relay_body(link, RELAY_LEAST_BYTES):
-                self._relay_candidate = False
+            if link is not None and backend.relay_body(link, RELAY_LEAST_BYTES):
                 return
-        if stream.outgoing_bytes > HIGH_WATER_BYTES:
+        self._mind_client()
+
+    def _mind_client(self) -> None:
+        """Take no more from the backend than the client reads."""
+        connection = self._connection
+        stream = connection.stream
+        backend = self._backend
+        if stream.outgoing_bytes > HIGH_WATER_BYTES and backend is not None:
             backend.stream.pause_reading()
             stream.notify_writable = True
+            self._seen_sent_bytes = connection.link.bytes_sent
+
+    def response_relayed(self, byte_count: int) -> None:
+        self._response_bytes += byte_count
+        self._last_activity = self._context.now
 
     def response_end(self, trailers: Fields) -> None:
-        self._collect_relayed()
         self._backend = None
         self._release_host()
         self._finish()
         self._server.send_end(trailers)
 
     def response_failed(self, failure: Failure) -> None:
-        self._collect_relayed()
         self._backend = None
         choice = self._choice
         self._release_host()
@@ -401,8 +360,7 @@ class Exchange:
         if (
             failure.retryable
             and not self._retried
-            and not self._request_bytes
-            and self._server.request_ended
+            and self._head.body_length_bytes == NO_BODY
             and self._head.method in IDEMPOTENT_METHODS
         ):
             self._retried = True
@@ -416,16 +374,12 @@ class Exchange:
             self._note_health(choice.group.report_response(choice.host, 502, self._context.now), choice)
         self._unavailable(failure)
 
-    def _collect_relayed(self) -> None:
-        if self._backend is not None:
-            self._response_bytes += self._backend.relayed_bytes
-
     # Upgrades (RFC 9110 §7.8): from here on the bytes are not HTTP.
 
     def _switch_protocols(self, head: ResponseHead) -> None:
         backend = self._backend
         assert backend is not None
-        if self._head.upgrade != b"websocket" or head.upgrade != b"websocket":
+        if not asks_for_websocket(self._head) or head.upgrade != b"websocket":
             self._drop_backend()
             failure = Failure(FailureSource.BACKEND, FailureCode.HTTP_UPGRADE_FAILED, "unasked-for upgrade")
             self._refuse(502, failure, "The backend switched to a protocol nobody asked for.")
@@ -451,6 +405,8 @@ class Exchange:
             tunnel.from_backend.receive_data(from_backend)
         if from_client:
             tunnel.from_client.receive_data(from_client)
+        if self._server.client_ended:
+            tunnel.from_client.receive_eof()
 
     def _tunnel_ended(self, failure: Failure | None) -> None:
         tunnel = self._connection.tunnel
@@ -486,7 +442,8 @@ class Exchange:
             self._refuse(413, failure, f"The request body may be at most {limit} bytes.")
 
     def selection_failed(self, failure: Failure) -> None:
-        self._unavailable(failure)
+        # That no other host is left tells less than why this one could not be had.
+        self._unavailable(self._failure or failure)
 
     def _unavailable(self, failure: Failure) -> None:
         self._refuse(status_for(failure), failure, "")
@@ -497,13 +454,12 @@ class Exchange:
         retry_after_s = None
         if status == 503 and self._selection is not None:
             retry_after_s = self._selection.retry_after_s()
-        connection = self._connection
         head, body = error_response(
             status,
             failure,
-            proxy_name=connection.generation.configuration.server_name,
+            proxy_name=self._connection.generation.configuration.server_name,
             explanation=explanation,
-            accept=next((v for n, v in self._head.fields if n == b"accept"), b""),
+            accept=b", ".join([value for name, value in self._head.fields if name == b"accept"]),
             retry_after_s=retry_after_s,
         )
         self._send_own(head, body)
@@ -511,6 +467,7 @@ class Exchange:
     def _send_own(self, head: ResponseHead, body: bytes) -> None:
         server = self._server
         self._status = head.status
+        server.discard_request_body()
         if not server.request_ended:
             server.close_after_response()
         head.fields.append((b"date", self._connection.http_date()))
@@ -540,32 +497,53 @@ class Exchange:
             self._withdraw()
             self._unavailable(failure)
             return
-        relayed = backend.relayed_bytes
-        if relayed != self._relay_seen_bytes:
-            self._relay_seen_bytes = relayed
-            self._last_activity = now
-        if not self._server.request_ended and not self._response_begun and not backend.stream.notify_writable:
-            # A body that trickles is a client holding a backend connection (Slowloris); count its bytes.
+        self._note_progress(backend)
+        if not self._server.request_ended and not backend.stream.notify_writable:
+            window_s = now - self._window_started_at
+            if window_s < socket_s:
+                self._arm(socket_s - window_s)
+                return
             received = self._request_bytes - self._window_request_bytes
-            if received < connection.limits.body_rate_bytes_per_s * socket_s:
+            if received >= connection.limits.body_rate_bytes_per_s * socket_s:
+                self._window_request_bytes = self._request_bytes
+                self._window_started_at = self._last_activity = now
+            elif not self._response_begun:
+                # A body that trickles is a client holding a backend connection (Slowloris).
                 self._drop_backend()
                 failure = Failure(FailureSource.CLIENT, FailureCode.CONNECTION_READ_TIMEOUT, "body too slow")
                 self._refuse(408, failure, "The request body did not arrive in time.")
                 return
-            self._window_request_bytes = self._request_bytes
-            self._arm(socket_s)
-            return
         remaining_s = self._last_activity + socket_s - now
         if remaining_s > 0:
             self._arm(remaining_s)
-            return
-        client_stalls = connection.stream.notify_writable
+        else:
+            self._time_out()
+
+    def _note_progress(self, backend: Http1Client) -> None:
+        """Count what went on out of the exchange's sight as activity."""
+        sent = self._seen_sent_bytes
+        if backend.relayed_bytes:
+            sent = backend.relayed_bytes
+        elif self._connection.stream.notify_writable:
+            sent = self._connection.link.bytes_sent
+        elif backend.stream.notify_writable:
+            sent = backend.link.bytes_sent
+        if sent != self._seen_sent_bytes:
+            self._seen_sent_bytes = sent
+            self._last_activity = self._context.now
+
+    def _time_out(self) -> None:
+        client_stalls = self._connection.stream.notify_writable
+        choice = self._choice
         self._drop_backend()
         if client_stalls:
             self._abort(
                 Failure(FailureSource.CLIENT, FailureCode.CONNECTION_WRITE_TIMEOUT, "client does not read")
             )
-        elif self._response_begun:
+            return
+        if choice is not None:
+            self._note_health(choice.group.report_response(choice.host, 504, self._context.now), choice)
+        if self._response_begun:
             self._abort(Failure(FailureSource.BACKEND, FailureCode.HTTP_RESPONSE_TIMEOUT, "body stalled"))
         else:
             self._unavailable(
@@ -583,9 +561,9 @@ class Exchange:
         self._release_host()
 
     def _drop_backend(self) -> None:
-        self._collect_relayed()
         backend, self._backend = self._backend, None
         if backend is not None:
+            self._response_bytes += backend.relayed_bytes
             backend.cancel()
         self._withdraw()
 
@@ -610,31 +588,17 @@ class Exchange:
     def _finish(self) -> None:
         """The exchange is over; say so in the access log."""
         if self._context.wants_access_records:
-            self._context.records.append(self._access_record())
-
-    def _access_record(self) -> AccessRecord:
-        connection = self._connection
-        head = self._head
-        choice = self._choice
-        failure = self._failure
-        return AccessRecord(
-            client_ip=connection.client_ip,
-            client_port=connection.client[1],
-            protocol="HTTP/1.1" if head.version == 11 else "HTTP/1.0",
-            route=self._route.name if self._route is not None else "",
-            duration_s=self._context.now - self._started_at,
-            bytes_received=self._request_bytes,
-            bytes_sent=self._response_bytes,
-            method=head.method.decode("latin-1"),
-            scheme="https" if connection.tls_version else "http",
-            authority=head.authority.decode("latin-1"),
-            target=head.target.decode("latin-1"),
-            status=self._status,
-            backend=str(choice.pool.endpoint) if choice is not None else "",
-            backend_protocol="HTTP/1.1" if choice is not None else "",
-            tls_version=connection.tls_version,
-            failure=failure.code.value if failure is not None else "",
-            failure_detail=failure.detail if failure is not None else "",
-            user_agent=next((v.decode("latin-1") for n, v in head.fields if n == b"user-agent"), ""),
-            referer=next((v.decode("latin-1") for n, v in head.fields if n == b"referer"), ""),
-        )
+            choice = self._choice
+            self._context.records.append(
+                exchange_record(
+                    self._connection,
+                    self._head,
+                    route=self._route.name if self._route is not None else "",
+                    backend=str(choice.pool.endpoint) if choice is not None else "",
+                    started_at=self._started_at,
+                    bytes_received=self._request_bytes,
+                    bytes_sent=self._response_bytes,
+                    status=self._status,
+                    failure=self._failure,
+                )
+            )

@@ -81,3 +81,8 @@ def _accepts_trailers(fields: Fields) -> bool:
         if name == b"te"
         for member in value.split(b",")
     )
+
+
+def without_length(fields: Fields) -> Fields:
+    """The field lines of a 1xx or 204 response, which may not have a Content-Length (RFC 9110 §8.6)."""
+    return [line for line in fields if line[0] != b"content-length"]

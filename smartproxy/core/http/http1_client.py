@@ -224,7 +224,6 @@ class Http1Client:
             return
         self._eof = True
         self._decoder.receive_eof()
-        # The end of a response that the head has promised to be followed by others, at the latest.
         self._keep_alive = False
         self._deliver()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from smartproxy.core.http.messages import RequestHead
+from smartproxy.core.upstream.selection import RouteContext
 
 if TYPE_CHECKING:
     from smartproxy.core.downstream.connection import ClientConnection
@@ -72,3 +73,23 @@ class RequestValues:
         if not self._request_id:
             self._request_id = self._uuid()
         return self._request_id
+
+
+def route_context(
+    connection: ClientConnection, head: RequestHead, params: dict[str, str], route_name: str
+) -> RouteContext:
+    """What a host or port function of the user's is told of a request."""
+    path, _, query = head.target.partition(b"?")
+    return RouteContext(
+        port=connection.local_port,
+        client_ip=connection.client_ip,
+        client_port=connection.client[1],
+        route_name=route_name,
+        domain=connection.host_of(head.authority),
+        path=path.decode("ascii", "replace"),
+        query=query.decode("ascii", "replace"),
+        method=head.method.decode("ascii"),
+        tls_version=connection.tls_version,
+        headers={name.decode("latin-1"): value.decode("latin-1") for name, value in head.fields},
+        params=params,
+    )

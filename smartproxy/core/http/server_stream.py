@@ -1,0 +1,49 @@
+"""What an exchange may ask of the client's side, whatever the version there."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from smartproxy.core.http.messages import Fields, ResponseHead
+from smartproxy.core.stream import Link
+
+
+class ServerStream(Protocol):
+    """The client's side of one exchange: an HTTP/1.1 connection, or a stream of a multiplexed one."""
+
+    @property
+    def link(self) -> Link | None:
+        """The link that response content may be relayed to; None where it must be framed or encrypted."""
+
+    @property
+    def request_ended(self) -> bool:
+        """Whether the whole request has been read."""
+
+    @property
+    def client_ended(self) -> bool:
+        """Whether the client will send nothing more at all."""
+
+    def want_request_body(self) -> None:
+        """Deliver the request's content, now and as it comes."""
+
+    def pause_request_body(self) -> None: ...
+    def resume_request_body(self) -> None: ...
+
+    def discard_request_body(self) -> None:
+        """Read past the request's content as far as it is here; nobody is going to have it."""
+
+    def send_informational(self, head: ResponseHead) -> None: ...
+
+    def send_head(self, head: ResponseHead) -> None:
+        """Raises `LocalProtocolError`, having sent nothing, if the head cannot be written safely."""
+
+    def send_data(self, data: bytes) -> None: ...
+    def send_end(self, trailers: Fields) -> None: ...
+
+    def abort_response(self) -> None:
+        """Make the client see that the response under way is cut."""
+
+    def switch_protocols(self, head: ResponseHead) -> bytes:
+        """Send a 101 and give the stream away; returns what the client has sent behind its request."""
+
+    def close_after_response(self) -> None: ...
