@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -39,6 +40,7 @@ def run(config: str, check: bool) -> None:
         proxy = SmartProxy(config=loaded.config)
     except ConfigError as error:
         exit_invalid(config, error)
+    _calm_garbage_collector()
     try:
         asyncio.run(_serve(proxy, config))
     except OSError as error:
@@ -46,6 +48,13 @@ def run(config: str, check: bool) -> None:
         sys.exit(CANNOT_START)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _calm_garbage_collector() -> None:
+    """Collect seldom: sessions leave no cycles behind, and looking for them costs a tenth of each request."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 def set_up_logging(options: LoggingConfig) -> None:

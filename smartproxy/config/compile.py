@@ -292,11 +292,11 @@ def _hosts(target: TargetConfig) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Hosts and their weights; none where a function names them or there is a unix socket."""
     if target.host is None or callable(target.host):
         return (), ()
-    hosts = as_list(target.host)
     weighted = [
-        host if isinstance(host, WeightedHostConfig) else WeightedHostConfig(host=host) for host in hosts
+        (host.host, host.weight) if isinstance(host, WeightedHostConfig) else (host, 1)
+        for host in as_list(target.host)
     ]
-    return tuple(host.host for host in weighted), tuple(host.weight for host in weighted)
+    return tuple(host for host, _ in weighted), tuple(weight for _, weight in weighted)
 
 
 def _balancing(target: TargetConfig) -> Balancing:

@@ -24,6 +24,7 @@ from smartproxy.config.import_tables import (
     SWITCHES,
     TARGET,
     Importing,
+    table_of,
 )
 from smartproxy.config.problems import TOP_LEVEL, ConfigError, Problem, place_text, shown
 from smartproxy.core.http.field_rules import FIELD_VARIABLES, Template
@@ -66,26 +67,30 @@ def import_smartproxy_json(data: object) -> ImportResult:
     defaults = data.get("defaults")
     if defaults is not None:
         config["defaults"] = _defaults(defaults, importing)
-    config["routes"] = [
-        route
-        for position, source in enumerate(routes)
-        if (route := _route(source, f"routes[{position}]", importing)) is not None
-    ]
+    converted = [_route(source, f"routes[{position}]", importing) for position, source in enumerate(routes)]
+    config["routes"] = [route for route in converted if route is not None]
+    if any(line.startswith("defaults.security") for line in importing.not_carried):
+        importing.lose(
+            "defaults.security", "every route is carried over disabled, because a rule for all was lost"
+        )
+        for route in config["routes"]:
+            route["enabled"] = False
     config = _plain(config, "", importing)
     importing.not_carried += _planned_in(config)
     return ImportResult(config, _toml(config, importing.not_carried), importing.not_carried)
 
 
 def _defaults(source: Any, importing: Importing) -> dict[str, Any]:
-    options = {
-        "target": ("target", lambda value, place, _: _target(value, place, importing)),
-        "security": ("security", lambda value, place, _: importing.table(value, place, SECURITY)),
-    }
+    options = {"target": ("target", _default_target), "security": ("security", table_of(SECURITY))}
     if not isinstance(source, dict):
         importing.lose("defaults", "it is not a table")
         return {}
     defaults = importing.table(source, "defaults", options)
     return {key: value for key, value in defaults.items() if value is not None}
+
+
+def _default_target(source: Any, place: str, importing: Importing) -> dict[str, Any] | None:
+    return _target(source, place, importing)
 
 
 def _route(source: Any, place: str, importing: Importing) -> dict[str, Any] | None:

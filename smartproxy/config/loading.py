@@ -112,15 +112,14 @@ def _load(
     if resolver.problems:
         # The other problems would be about values that are not known.
         raise ConfigError(resolver.problems, source)
-    config, problems = _validate(resolved, base_dir)
+    config, problems = _validate(resolved, {"base_dir": base_dir, "has_references": resolver.found_any})
     if config is None:
         raise ConfigError(problems, source)
     return LoadedConfig(config, base_dir, source, tuple(problems), (*files, *resolver.files))
 
 
-def _validate(data: Any, base_dir: Path) -> tuple[ProxyConfig | None, list[Problem]]:
+def _validate(data: Any, context: dict[str, Any]) -> tuple[ProxyConfig | None, list[Problem]]:
     """The configuration unless there are errors, and all problems."""
-    context = {"base_dir": base_dir}
     try:
         config = ProxyConfig.validated(data, context)
     except ValidationError as error:

@@ -59,7 +59,8 @@ def _reason(error: Exception) -> str:
 class ReferenceResolver:
     """Resolves the references of one configuration.
 
-    `problems` collects what could not be resolved, `files` what was read.
+    `problems` collects what could not be resolved, `files` what was read;
+    `found_any` tells whether there was any reference.
     """
 
     def __init__(self, base_dir: Path, environ: Mapping[str, str]) -> None:
@@ -67,6 +68,7 @@ class ReferenceResolver:
         self.files: list[Path] = []
         self._base_dir = base_dir
         self._environ = environ
+        self.found_any = False
         self._nodes_left = NODE_LIMIT
         self._gave_up = False
 
@@ -85,6 +87,7 @@ class ReferenceResolver:
             return None
         if isinstance(value, str):
             if isinstance(value, Referenced):
+                self.found_any = True
                 return value
             return self._resolve_text(value, place)
         if isinstance(value, Mapping):
@@ -145,6 +148,7 @@ class ReferenceResolver:
             parts.append(found)
         parts.append(text[position:])
         # What was an escape must not be taken for a reference later, so it is marked too.
+        self.found_any = True
         return Referenced.of(written, "".join(parts))
 
     def _read(self, written: str, place: tuple[str | int, ...]) -> str:
@@ -166,4 +170,5 @@ class ReferenceResolver:
             )
             return written
         self.files.append(path)
+        self.found_any = True
         return Referenced.of(written, content.removesuffix("\n").removesuffix("\r"))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from math import inf
 
 SWEEP_LEAST = 64
-"""Fewer cancelled entries than this are left to be popped."""
+"""Fewer useless entries than this are left to be popped."""
 
 
 class Timer:
@@ -25,18 +25,18 @@ class TimerHeap:
     """Timers by deadline. An entry whose timer has moved is re-validated when it is popped.
 
     A timer moved later keeps its one entry; moved earlier, it gets another, and
-    the stale one is dropped on pop. Entries of cancelled timers, and what their
-    callbacks refer to, are swept out before they are half of the heap. So it holds
-    a small multiple of the timers in use whatever a peer does.
+    the stale one is dropped on pop. Stale entries, and those of cancelled timers with
+    all that their callbacks refer to, are swept out before they are half of the heap.
+    So it holds a small multiple of the timers in use whatever a peer does.
     """
 
-    __slots__ = ("_cancelled", "_heap", "_sequence")
+    __slots__ = ("_heap", "_sequence", "_useless")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
         self._sequence = 0
-        #: About how many entries belong to cancelled timers.
-        self._cancelled = 0
+        #: About how many entries are stale or belong to cancelled timers.
+        self._useless = 0
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -45,6 +45,8 @@ class TimerHeap:
         """Make `timer` fire at `deadline` (monotonic seconds), whatever it was before."""
         timer.deadline = deadline
         if deadline < timer._queued_at:
+            if timer._queued_at != inf:
+                self._useless += 1
             timer._queued_at = deadline
             self._sequence += 1
             heapq.heappush(self._heap, (deadline, self._sequence, timer))
@@ -53,8 +55,8 @@ class TimerHeap:
         """Make `timer` never fire."""
         if timer.deadline != inf:
             timer.deadline = inf
-            self._cancelled += 1
-            if self._cancelled > SWEEP_LEAST and self._cancelled * 2 > len(self._heap):
+            self._useless += 1
+            if self._useless > SWEEP_LEAST and self._useless * 2 > len(self._heap):
                 self._sweep()
 
     def _sweep(self) -> None:
@@ -70,7 +72,7 @@ class TimerHeap:
         heapq.heapify(kept)
         # In place: `fire` may be walking it.
         self._heap[:] = kept
-        self._cancelled = 0
+        self._useless = 0
 
     def next_deadline(self) -> float:
         """The earliest time at which `fire` may have work; `inf` for never."""

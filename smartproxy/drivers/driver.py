@@ -219,7 +219,9 @@ class Driver(Pump):
             if relay.wants_source:
                 self._move(relay)
             else:
+                # The sink's own bytes go first; or it has failed, and its visit tells so.
                 self._update_interest(relay.source)
+                self._visit(relay.sink)
 
 
 def host_to_look_up(host: str) -> bytes:

@@ -31,9 +31,10 @@ from smartproxy.drivers.sockets import (
 if TYPE_CHECKING:
     from smartproxy.core.engine import Engine
 
-MAX_EVENTS = 256
+MAX_EVENTS = 64
+"""All of a batch are dealt with, so this and what one relay may move bound how long a turn can be."""
 TURN_BUDGET_S = 0.005
-"""After this long the event loop's other tasks have their turn."""
+"""After this long there is no further batch: the event loop's other tasks have their turn."""
 ACCEPT_BURST = 64
 ACCEPT_PAUSE_S = 0.1
 """How long nothing is accepted when the process has no descriptor left."""
@@ -102,12 +103,7 @@ class Pump(Rounds):
             if not events or self._is_closed or monotonic() >= deadline:
                 return
 
-    def _survive(self, stream: StreamSocket | None, error: Exception) -> None:
-        """A bug, perhaps of our own: its connection pays, everyone else goes on."""
-        self._report_bug(stream.link if stream is not None else None, error)
-        self._drain()
-        if stream is not None:
-            self._reset(stream)
+    # One socket.
 
     def _visit(self, stream: StreamSocket) -> None:
         """Bring a socket to where its link wants it (rules 1 to 5 of `Link`)."""
@@ -121,20 +117,28 @@ class Pump(Rounds):
             else:
                 self._close(stream)
             return
-        if link.outgoing_bytes and (stream.unsent is None or stream.failure is not None):
+        if stream.failure is not None:
+            if link.outgoing_bytes or stream.incoming_relay is not None:
+                self._sending_failed(stream)
+        elif link.outgoing_bytes and stream.unsent is None:
             self._send(stream)
         if (ending or link.notify_writable) and not stream.has_unsent and stream.failure is None:
             if ending and not stream.writing_shut_down and stream.incoming_relay is None:
                 stream.shut_down_writing()
             if link.notify_writable:
                 self._inputs.append(partial(self._tell_writable, stream))
-        self._update_interest(stream)
+        # What nearly every visit finds needs no closer look: all is sent, and the socket is watched for more.
+        if (
+            stream.registered != READABLE
+            or stream.unsent is not None
+            or link.outgoing_bytes
+            or not link.reading
+            or stream.incoming_relay is not None
+        ):
+            self._update_interest(stream)
 
     def _send(self, stream: StreamSocket) -> None:
         """Hand the kernel what the link has queued, as far as there is room."""
-        if stream.failure is not None:
-            self._sending_failed(stream)
-            return
         relay = stream.incoming_relay
         if relay is not None and relay.piped_bytes:
             return
@@ -396,7 +400,7 @@ class Pump(Rounds):
         self._finish_closing(stream)
 
     def _finish_closing(self, stream: StreamSocket) -> None:
-        if stream.unsent is None:
+        if stream.unsent is None and stream.failure is None:
             self._send(stream)
         if stream.failure is not None or not stream.has_unsent:
             self._destroy(stream)

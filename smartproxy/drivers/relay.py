@@ -14,7 +14,7 @@ if sys.platform == "linux":
 
 CAN_SPLICE = sys.platform == "linux" and hasattr(os, "splice")
 
-TURN_BYTES = 4 * 1024 * 1024
+TURN_BYTES = 1024 * 1024
 """One relay moves at most about this much before the other connections have their turn."""
 
 BUFFER_BYTES = 128 * 1024

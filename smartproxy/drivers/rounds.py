@@ -89,25 +89,42 @@ class Rounds:
         self._is_draining = True
         engine = self._engine
         inputs = self._inputs
-        while True:
-            try:
+        try:
+            while True:
                 for operation in engine.poll_operations():
-                    self._start(operation)
+                    try:
+                        self._start(operation)
+                    except Exception as error:
+                        self._report_bug(None, error)
                 for link in engine.poll_dirty_links():
                     stream = link.transport
                     if stream is not None:
-                        self._visit(stream)
+                        try:
+                            self._visit(stream)
+                        except Exception as error:
+                            self._survive(stream, error)
                 records = engine.poll_records()
                 if records:
                     self._report(records)
                 if not inputs:
                     break
-                inputs.popleft()()
-            except Exception as error:
-                # A bug of our own; what it has broken off is behind us, so this comes to an end.
-                self._report_bug(None, error)
-        self._is_draining = False
-        self._arm(engine.poll_timeout())
+                found = inputs.popleft()
+                try:
+                    found()
+                except Exception as error:
+                    self._report_bug(None, error)
+        finally:
+            self._is_draining = False
+        deadline = engine.poll_timeout()
+        if deadline < self._armed_at:
+            self._arm(deadline)
+
+    def _survive(self, stream: StreamSocket | None, error: Exception) -> None:
+        """A bug, perhaps of the driver's own: its connection pays, everyone else goes on."""
+        self._report_bug(stream.link if stream is not None else None, error)
+        self._drain()
+        if stream is not None:
+            self._reset(stream)
 
     def _report(self, records: list[Record | AccessRecord]) -> None:
         if self._on_records is not None:

@@ -95,9 +95,7 @@ class RealListener(Listener):
 class RealProxy(ProxyHandle):
     """An engine on a driver, without the class that programs use."""
 
-    def __init__(
-        self, make_driver: Callable[..., Driver], routes: Routes, options: dict[str, Any]
-    ) -> None:
+    def __init__(self, make_driver: Callable[..., Driver], routes: Routes, options: dict[str, Any]) -> None:
         self._options = {"listen": ["127.0.0.1"], **options}
         configuration = self._compile(routes)
         self.engine = Engine(configuration, Env(entropy=os.urandom, wall_clock=time.time))
@@ -213,5 +211,3 @@ class RealNetwork(Network):
                 listener.close()
         for proxy in self._proxies:
             check_records(proxy.records)
-
-

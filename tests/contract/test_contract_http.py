@@ -171,9 +171,7 @@ async def test_responses_without_content_leave_the_connection_in_step(net: Netwo
 async def test_informational_responses_come_first(net: Network) -> None:
     backend, proxy = await start(net)
     client = await net.connect(proxy.port)
-    await client.send(
-        head("POST / HTTP/1.1", "Host: a", "Content-Length: 4", "Expect: 100-continue")
-    )
+    await client.send(head("POST / HTTP/1.1", "Host: a", "Content-Length: 4", "Expect: 100-continue"))
     server = await backend.accept()
     assert (await receive_head(server)).get("expect") == "100-continue"
     await server.send(head("HTTP/1.1 103 Early Hints", "Link: </style.css>; rel=preload"))

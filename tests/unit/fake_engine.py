@@ -16,9 +16,9 @@ from smartproxy.core.env import Env
 from smartproxy.core.failure import Failure, LostReason
 from smartproxy.core.ops import (
     Address,
+    OpenStream,
     Operation,
     OperationFailed,
-    OpenStream,
     RelayOutcome,
     ResolveHost,
     Result,
@@ -243,9 +243,12 @@ class SteppedDriver(Driver):
         give_up_at = time.monotonic() + PATIENCE_S
         while not condition():
             assert time.monotonic() < give_up_at, "nothing happened"
-            readable, _, _ = select.select([self._source.fileno(), *others], [], [], PATIENCE_S)
-            if self._source.fileno() in readable:
-                self.turn()
+            self._wait(*others)
+            self.turn()
+
+    def _wait(self, *others: socket.socket) -> None:
+        watched: list[Any] = [self._source.fileno(), *others]
+        select.select(watched, [], [], PATIENCE_S)
 
     def settle(self) -> None:
         """Turn the pump until nothing more wakes it."""
@@ -293,7 +296,7 @@ class SteppedDriver(Driver):
             try:
                 data = peer.recv(min(1 << 20, count - len(received)))
             except BlockingIOError:
-                select.select([peer, self._source.fileno()], [], [], PATIENCE_S)
+                self._wait(peer)
                 self.turn()
                 continue
             assert data, f"end-of-file after {len(received)} of {count} bytes"
@@ -309,7 +312,7 @@ class SteppedDriver(Driver):
             try:
                 data = peer.recv(1 << 20)
             except BlockingIOError:
-                select.select([peer, self._source.fileno()], [], [], PATIENCE_S)
+                self._wait(peer)
                 self.turn()
                 continue
             if not data:
@@ -325,5 +328,6 @@ class SteppedDriver(Driver):
             try:
                 rest = rest[peer.send(rest) :]
             except BlockingIOError:
-                select.select([self._source.fileno()], [peer], [], PATIENCE_S)
+                watched: list[Any] = [self._source.fileno()]
+                select.select(watched, [peer], [], PATIENCE_S)
                 self.turn()

@@ -93,6 +93,21 @@ def only(*routes: Any, **options: Any) -> Problem:
         ),
         (target(host=[]), "action.targets[0].host", "must not be empty"),
         (target(unix="/run/x"), "action.targets[0].host", "cannot be given together with `unix`"),
+        (target(host=None), "action.targets[0].host", "is required"),
+        (target(port=None), "action.targets[0].port", "is required"),
+        (target(host="bücher..example"), "action.targets[0].host", "must be a host"),
+        (target(host="1.2.3"), "action.targets[0].host", "must be a host"),
+        (
+            target(tls={"ca": "a", "fingerprint": "ab" * 32}),
+            "action.targets[0].tls.fingerprint",
+            "together with `ca`",
+        ),
+        (target(unix=""), "action.targets[0].unix", "must be the name of a file"),
+        (
+            target(load_balancing={"health_check": {"path": "up"}}),
+            "action.targets[0].load_balancing.health_check.path",
+            "must be a path, with or without a query",
+        ),
         (target(send_proxy_protocol=3), "action.targets[0].send_proxy_protocol", "must say whether"),
         (
             target(headers={"request": {"Host": "x"}}),

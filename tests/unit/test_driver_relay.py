@@ -196,22 +196,59 @@ def test_end_of_file_ends_the_relay_and_leaves_the_sink_open(driver: SteppedDriv
     assert driver.receive(pair.backend_peer, 10) == b"last words"
 
 
-@pytest.mark.parametrize("size", [1, 100_000, 8 * MEBIBYTE])
-def test_a_cancelled_relay_loses_nothing(driver: SteppedDriver, pair: Pair, size: int) -> None:
-    relay = start(driver, pair.client, pair.backend)
-    data = pattern(size)
+def fill(driver: SteppedDriver, pair: Pair, data: bytes) -> memoryview:
+    """Send of `data` what there is room for while the backend takes nothing; returns the rest."""
     rest = memoryview(data)
-    # The backend takes nothing, so everything there is room for between the two is full.
-    for _ in range(10_000):
-        if not rest:
-            break
+    while rest:
         try:
             rest = rest[pair.client_peer.send(rest) :]
         except BlockingIOError:
             if not driver.has_events():
                 break
-        if driver.has_events():
-            driver.turn()
+        driver.settle()
+    return rest
+
+
+def test_what_the_engine_writes_meanwhile_overtakes_nothing(driver: SteppedDriver, pair: Pair) -> None:
+    relay = start(driver, pair.client, pair.backend)
+    data = pattern(16 * MEBIBYTE)
+    assert fill(driver, pair, data), "there was room for all: the test shows nothing"
+    driver.do(lambda: pair.backend.link.write(b"END"))
+    cancel(driver, relay)
+    assert driver.receive(pair.backend_peer, relay.moved_bytes) == data[: relay.moved_bytes]
+    received = b""
+    while not received.endswith(b"END"):
+        received += driver.receive(pair.backend_peer, 1)
+    assert received == b"END"
+
+
+def test_aborting_the_source_leaves_the_sink_what_was_moved(driver: SteppedDriver, pair: Pair) -> None:
+    relay = start(driver, pair.client, pair.backend)
+    data = pattern(16 * MEBIBYTE)
+    assert fill(driver, pair, data), "there was room for all: the test shows nothing"
+    driver.do(pair.client.link.abort)
+    assert driver.fake.relay_outcomes == {relay.id: RelayOutcome.SOURCE_LOST}
+    assert driver.receive(pair.backend_peer, relay.moved_bytes) == data[: relay.moved_bytes]
+
+
+def test_one_relay_leaves_the_others_their_turn(
+    driver: SteppedDriver, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "TURN_BYTES", 1)
+    relay = start(driver, pair.client, pair.backend)
+    data = pattern(2 * MEBIBYTE)
+    sent = pair.client_peer.send(data)
+    assert sent > relay_module.BUFFER_BYTES, "too little for two turns: the test shows nothing"
+    driver._relays[relay.id].move()
+    assert 0 < relay.moved_bytes <= relay_module.BUFFER_BYTES
+    assert driver.receive(pair.backend_peer, sent) == data[:sent]
+
+
+@pytest.mark.parametrize("size", [1, 100_000, 8 * MEBIBYTE])
+def test_a_cancelled_relay_loses_nothing(driver: SteppedDriver, pair: Pair, size: int) -> None:
+    relay = start(driver, pair.client, pair.backend)
+    data = pattern(size)
+    rest = fill(driver, pair, data)
     driver.settle()
     cancel(driver, relay)
     moved = relay.moved_bytes
@@ -272,6 +309,17 @@ def test_an_answer_behind_which_the_sink_broke_is_read_first(driver: SteppedDriv
     assert pair.backend.received == b"413 too large"
 
 
+def test_a_relay_to_a_sink_that_failed_before_is_answered(driver: SteppedDriver, pair: Pair) -> None:
+    driver.do(lambda: pair.backend.link.write(bytes(100_000)))
+    pair.backend_peer.send(b"parting words")
+    pair.backend_peer.close()
+    driver.do(lambda: pair.backend.link.write(bytes(100_000)))
+    assert pair.backend.link.transport.failure is LostReason.RESET, "sending went well: the test shows nothing"
+    driver.do(pair.backend.link.pause_reading)
+    relay = start(driver, pair.client, pair.backend)
+    driver.run_until(lambda: driver.fake.relay_outcomes == {relay.id: RelayOutcome.SINK_LOST})
+
+
 def test_two_relays_hear_of_one_loss(driver: SteppedDriver, pair: Pair) -> None:
     up = start(driver, pair.client, pair.backend)
     down = start(driver, pair.backend, pair.client)
@@ -295,14 +343,7 @@ def test_a_relay_of_a_link_already_lost_is_answered(driver: SteppedDriver, pair:
 def test_closing_the_sink_answers_the_relay_and_keeps_its_bytes(driver: SteppedDriver, pair: Pair) -> None:
     relay = start(driver, pair.client, pair.backend)
     data = pattern(10 * MEBIBYTE)
-    rest = memoryview(data)
-    for _ in range(10_000):
-        try:
-            rest = rest[pair.client_peer.send(rest) :]
-        except BlockingIOError:
-            if not driver.has_events():
-                break
-        driver.settle()
+    fill(driver, pair, data)
     driver.do(pair.backend.link.close)
     assert driver.fake.relay_outcomes == {relay.id: RelayOutcome.SINK_LOST}
     assert driver.receive_to_end(pair.backend_peer) == data[: relay.moved_bytes]
@@ -356,7 +397,7 @@ def test_pipes_are_used_again_only_when_empty() -> None:
     )
 )
 def test_any_order_of_relaying_and_cancelling_keeps_every_byte(steps: list[tuple[str, int]]) -> None:
-    """The engine forwards by itself what reaches it, so the backend sees the client's bytes in order, always."""
+    """The engine forwards what reaches it, so the backend sees the client's bytes in order, always."""
     driver = SteppedDriver(FakeEngine())
     pair = None
     try:
@@ -391,12 +432,7 @@ def test_any_order_of_relaying_and_cancelling_keeps_every_byte(steps: list[tuple
                 relay = None
             if driver.has_events():
                 driver.turn()
-        for _ in range(10_000):
-            if len(received) >= sent:
-                break
-            if driver.has_events():
-                driver.turn()
-            take(MEBIBYTE)
+        received += driver.receive(pair.backend_peer, sent - len(received))
         assert bytes(received) == ALL[:sent]
     finally:
         if pair is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from engine_by_hand import EngineByHand, End, configuration, plain_forward, request, response, route, target
+from engine_by_hand import End, EngineByHand, configuration, plain_forward, request, response, route, target
 
 from smartproxy.core.configuration import HandlerAction, HandlerKind
 from smartproxy.core.failure import LostReason
@@ -60,7 +60,7 @@ def test_requests_behind_a_post_wait_for_it(hand: EngineByHand) -> None:
         data=request("POST", "/a", "Content-Length: 3") + b"abc" + request("GET", "/b") + b"GET /c HT"
     )
     backend = hand.open()
-    assert backend.take().endswith(b"content-length: 3\r\n\r\nabc".replace(b"\r\n\r\n", b"\r\n\r\n")[-3:])
+    assert backend.take().endswith(b"\r\n\r\nabc")
     backend.send(response(b"A"))
     assert backend.take().startswith(b"GET /b ")
     backend.send(response(b"B"))
@@ -139,7 +139,9 @@ def test_te_is_not_kept_unless_nominated(hand: EngineByHand) -> None:
 
 
 @pytest.mark.parametrize(
-    "head", [b"Content-Length: 500\r\n", b"Transfer-Encoding: chunked\r\n", b""], ids=["length", "chunked", "bare"]
+    "head",
+    [b"Content-Length: 500\r\n", b"Transfer-Encoding: chunked\r\n", b""],
+    ids=["length", "chunked", "bare"],
 )
 def test_head_has_no_content_whatever_the_fields_say(hand: EngineByHand, head: bytes) -> None:
     client, backend = begun(hand, method="HEAD")
@@ -470,7 +472,7 @@ def test_a_half_close_mid_content_ends_both(hand: EngineByHand) -> None:
 
 
 def test_a_half_close_mid_head_just_closes(hand: EngineByHand) -> None:
-    client = hand.connect(data=b"GET / HT")
+    client = hand.connect(data=b"GET / HTTP/1.1\r\nHost")
     client.finish()
     assert client.is_closed
     assert not client.take()

@@ -1,4 +1,4 @@
-"""What asyncio and trio each lend the pump: waking it, the timer, look-ups, async functions, an orderly end."""
+"""What asyncio and trio lend the pump: waking, the timer, look-ups, async functions, an orderly end."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from smartproxy.core.ops import (
     CancelOperation,
     Operation,
     OperationFailed,
-    ResolveHost,
     Resolved,
+    ResolveHost,
     Result,
     Returned,
 )
@@ -36,8 +36,7 @@ PATIENCE_S = 20.0
 class Loop:
     """The few things a body needs of its event loop."""
 
-    def __init__(self, name: str, event: Callable[[], Any], driver: type[AsyncioDriver] | type[TrioDriver]) -> None:
-        self.name = name
+    def __init__(self, event: Callable[[], Any], driver: type[AsyncioDriver] | type[TrioDriver]) -> None:
         self.event = event
         self.engine = FakeEngine()
         self.answered: Any = event()
@@ -67,7 +66,10 @@ async def _started(loop: Loop) -> AsyncIterator[Loop]:
 
 def _run_on_asyncio(body: Body) -> None:
     async def main() -> None:
-        async with asyncio.timeout(PATIENCE_S), _started(Loop("asyncio", asyncio.Event, AsyncioDriver)) as loop:
+        async with (
+            asyncio.timeout(PATIENCE_S),
+            _started(Loop(asyncio.Event, AsyncioDriver)) as loop,
+        ):
             await body(loop)
 
     asyncio.run(main())
@@ -76,7 +78,7 @@ def _run_on_asyncio(body: Body) -> None:
 def _run_on_trio(body: Body) -> None:
     async def main() -> None:
         with trio.fail_after(PATIENCE_S):
-            async with _started(Loop("trio", trio.Event, TrioDriver)) as loop:
+            async with _started(Loop(trio.Event, TrioDriver)) as loop:
                 await body(loop)
 
     trio.run(main)
@@ -235,7 +237,12 @@ async def test_the_timer_fires_in_order_though_set_out_of_order(loop: Loop) -> N
     fired: list[str] = []
     done = loop.event()
     context = loop.engine.context
-    late = Timer(lambda: (fired.append("late"), done.set())[0])
+
+    def fire_late() -> None:
+        fired.append("late")
+        done.set()
+
+    late = Timer(fire_late)
     early = Timer(lambda: fired.append("early"))
     loop.driver.apply(lambda now: context.timers.set(late, now + 0.03))
     loop.driver.apply(lambda now: context.timers.set(early, now + 0.01))
@@ -327,7 +334,7 @@ def test_a_nursery_of_the_programs_own_can_run_it() -> None:
 
 def test_a_loop_that_cannot_watch_descriptors_is_refused_clearly() -> None:
     class Proactor(asyncio.SelectorEventLoop):
-        def add_reader(self, *arguments: object) -> None:  # type: ignore[override]
+        def add_reader(self, *arguments: object) -> None:
             raise NotImplementedError
 
     async def main() -> None:
@@ -340,5 +347,3 @@ def test_a_loop_that_cannot_watch_descriptors_is_refused_clearly() -> None:
 
     with asyncio.Runner(loop_factory=Proactor) as runner:
         runner.run(main())
-
-

@@ -285,6 +285,13 @@ def test_a_route_that_loses_a_condition_is_disabled() -> None:
     assert sum("carried over disabled" in line for line in result.not_carried) == 5
 
 
+@pytest.mark.parametrize("security", [{"vpn": {}}, {"ipAllowList": [{"ip": "1.2.3.4"}]}, False])
+def test_a_lost_rule_for_all_routes_disables_them_all(security: object) -> None:
+    result = imported(route(), route(match={"ports": 81}), defaults={"security": security})
+    assert [each["enabled"] for each in result.config["routes"]] == [False, False]
+    assert any("every route is carried over disabled" in line for line in result.not_carried)
+
+
 def test_a_target_that_loses_a_condition_is_left_out() -> None:
     targets = [{"host": "a", "port": 1, "match": {"headers": {"X": {}}}}, {"host": "b", "port": 1}]
     result = imported(route(action={"type": "forward", "targets": targets}))

@@ -29,6 +29,7 @@ from smartproxy.core.records import Record
 from smartproxy.core.timers import Timer
 from smartproxy.drivers import pump as pump_module
 from smartproxy.drivers.readiness import SelectorSource
+from smartproxy.drivers.sockets import StreamSocket
 
 MEBIBYTE = 1024 * 1024
 
@@ -36,7 +37,9 @@ MEBIBYTE = 1024 * 1024
 @pytest.fixture(params=["epoll", "selector"])
 def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[SteppedDriver]:
     if request.param == "selector":
-        monkeypatch.setattr(pump_module, "readiness_source", lambda: SelectorSource(selectors.DefaultSelector()))
+        monkeypatch.setattr(
+            pump_module, "readiness_source", lambda: SelectorSource(selectors.DefaultSelector())
+        )
     driver = SteppedDriver(FakeEngine())
     yield driver
     driver.close()
@@ -238,7 +241,8 @@ def test_a_paused_link_is_not_read_and_resumes(driver: SteppedDriver, port: int)
     peer.send(b"later")
     peer.shutdown(socket.SHUT_WR)
     driver.settle()
-    assert (client.received, client.heard) == (b"", [])
+    assert not client.received
+    assert not client.heard
     driver.do(client.link.resume_reading)
     driver.run_until(lambda: client.heard == ["eof"])
     assert client.received == b"later"
@@ -358,9 +362,7 @@ def test_closing_waits_for_a_slow_reader(driver: SteppedDriver, port: int) -> No
     peer.close()
 
 
-def test_a_closed_link_whose_peer_takes_nothing_is_reset_in_the_end(
-    driver: SteppedDriver, port: int
-) -> None:
+def test_a_closed_link_whose_peer_takes_nothing_is_reset_in_the_end(driver: SteppedDriver, port: int) -> None:
     peer, client = driver.connect(port)
 
     def answer_and_close() -> None:
@@ -419,40 +421,64 @@ def test_an_exception_out_of_an_input_costs_only_its_own_link(driver: SteppedDri
     second.close()
 
 
-def test_an_event_of_a_closed_socket_is_not_given_to_the_next_with_its_number(
-    driver: SteppedDriver, port: int, server: socket.socket
+def test_a_bug_of_the_drivers_own_costs_only_one_link(
+    driver: SteppedDriver, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two links are ready in one batch; each one's input closes the other and opens a connection."""
-    peers = [driver.connect(port) for _ in range(2)]
+    first, first_client = driver.connect(port)
+    second, second_client = driver.connect(port)
+    real_visit = driver._visit
+
+    def visit(stream: StreamSocket) -> None:
+        if stream.link is first_client.link:
+            raise ZeroDivisionError
+        real_visit(stream)
+
+    monkeypatch.setattr(driver, "_visit", visit)
+
+    def write_to_both() -> None:
+        first_client.link.write(b"x")
+        second_client.link.write(b"x")
+
+    driver.do(write_to_both)
+    assert driver.receive(second, 1) == b"x"
+    with pytest.raises(ConnectionResetError):
+        driver.receive_to_end(first)
+    assert driver.fake.bugs[0][0] is first_client.link
+    first.close()
+    second.close()
+
+
+def test_an_event_of_a_closed_socket_is_not_given_to_the_next_with_its_number(
+    driver: SteppedDriver, port: int
+) -> None:
+    """Two links are ready in one batch; each one's input resets the other and opens a connection."""
+    (first, first_client), (second, second_client) = (driver.connect(port) for _ in range(2))
+    numbers = {first_client.link.transport.fd, second_client.link.transport.fd}
     opened: list[tuple[int, Recorder]] = []
 
-    (first, first_client), (second, second_client) = peers
-    numbers = {first_client.link.transport.fd, second_client.link.transport.fd}
-
-    def close_other(me: Recorder, other: Recorder) -> None:
+    def replace(other: Recorder, me: Recorder, address: tuple[str, int]) -> None:
         def on_data(data: bytes) -> None:
             other.link.abort()
             me.link.notify_writable = True
             me.link.write(b"!")
 
-        def on_writable() -> None:
-            opened.append(driver.fake.open_stream(server.getsockname()))
-
         me.on_data = on_data
-        me.on_writable = on_writable
+        me.on_writable = lambda: opened.append(driver.fake.open_stream(address))
 
-    close_other(first_client, second_client)
-    close_other(second_client, first_client)
-    first.send(b"x")
-    second.send(b"x")
-    driver.run_until(lambda: bool(opened))
-    operation_id, upstream = opened[0]
-    driver.run_until(lambda: operation_id in driver.fake.results)
-    assert upstream.link.transport.fd in numbers, "the number was not used again: the test shows nothing"
-    assert isinstance(driver.fake.results[operation_id], Opened)
-    driver.settle()
-    assert upstream.heard == []
-    assert upstream.received == b""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.socket() as waiting:
+        # A queue of none holds one: from then on connecting takes for ever.
+        waiting.connect(full.getsockname())
+        replace(second_client, first_client, full.getsockname())
+        replace(first_client, second_client, full.getsockname())
+        first.send(b"x")
+        second.send(b"x")
+        driver.run_until(lambda: bool(opened))
+        operation_id, _ = opened[0]
+        connecting = driver._connecting[operation_id]
+        assert connecting.fd in numbers, "the number was not used again: the test shows nothing"
+        driver.settle()
+        assert driver.fake.results == {}, "it was told of a connection there is not"
+        driver.close()
     first.close()
     second.close()
 
@@ -507,9 +533,7 @@ def test_a_connection_that_fails_at_once_is_an_answer_too(
     assert result.reason in (reason, LostReason.UNREACHABLE)
 
 
-def test_a_cancelled_connection_is_never_heard_of_again(
-    driver: SteppedDriver, server: socket.socket
-) -> None:
+def test_a_cancelled_connection_is_never_heard_of_again(driver: SteppedDriver, server: socket.socket) -> None:
     operation_id, upstream = driver.do(lambda: driver.fake.open_stream(server.getsockname()))
     driver.do(lambda: driver.fake.context.operations.append(CancelOperation(operation_id)))
     peer, _ = server.accept()
@@ -582,6 +606,16 @@ def test_the_timer_is_armed_again_only_for_an_earlier_deadline(driver: SteppedDr
     assert driver.fake.timeouts == 1
     assert earlier.deadline == inf
     assert driver.armed[-1] == 3e9
+
+
+def test_a_listener_for_records_may_give_the_engine_inputs_of_its_own(
+    driver: SteppedDriver, port: int
+) -> None:
+    peer, client = driver.connect(port)
+    driver._on_records = lambda records: driver.do(lambda: client.link.write(b"from within"))
+    driver.do(lambda: client.link.context.record("engine", "something_happened"))
+    assert driver.receive(peer, 11) == b"from within"
+    peer.close()
 
 
 def test_a_listener_for_records_that_raises_hurts_nobody(driver: SteppedDriver, port: int) -> None:

@@ -159,6 +159,8 @@ def talk_to(server: tuple[str, int], sent: list[bytes], *, ends: bool) -> tuple[
                 client.shutdown(socket.SHUT_WR)
             while data := client.recv(100):
                 received += data
+        except TimeoutError:
+            raise
         except OSError:
             # Reset, or by the time of the shutdown no longer connected.
             return b"reset", local

@@ -13,6 +13,7 @@ from pydantic import (
     SerializationInfo,
     SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
     model_serializer,
     model_validator,
 )
@@ -30,16 +31,14 @@ class ConfigModel(BaseModel):
 
     Values that came through an environment or file reference are shown as the
     reference in `repr` and dumps, so a dump can be loaded again and gives nothing away.
+    `model_validate` raises ConfigError; the constructor raises pydantic's own error.
     """
 
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
         hide_input_in_errors=True,
-        validate_by_name=True,
-        validate_by_alias=True,
-        use_attribute_docstrings=False,
-        arbitrary_types_allowed=True,
+        populate_by_name=True,
     )
 
     section: ClassVar[str] = ""
@@ -62,14 +61,19 @@ class ConfigModel(BaseModel):
     def validated(cls, data: Any, context: dict[str, Any]) -> Self:
         """A model of a mapping. `context["base_dir"]` is what file names are relative to.
 
+        `context["has_references"]` is false where `data` is known to hold none, which saves looking.
         Raises pydantic's ValidationError, for `explain`.
         """
         return super().model_validate(data, context=context)
 
     @model_validator(mode="wrap")
     @classmethod
-    def _remember_references(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+    def _remember_references(
+        cls, data: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:
         model = handler(data)
+        if info.context is not None and info.context.get("has_references") is False:
+            return model
         if isinstance(data, dict) and holds_reference(data):
             for name, field in cls.model_fields.items():
                 alias = field.validation_alias

@@ -279,6 +279,7 @@ HostName = Annotated[str, AfterValidator(check_host), Shown("host")]
 # HTTP.
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
+_REQUEST_TARGET = re.compile("/[!-~]*")
 _FIELD_VALUE = re.compile(r"[\x20-\x7e\x80-\xff]*")
 
 
@@ -294,6 +295,12 @@ def _check_path(text: str) -> str:
     except ValueError as error:
         allowed = "/exact, /users/:id, /api/*"
         raise invalid("must be a path pattern", allowed=allowed, detail=_reason(error, text)) from None
+    return text
+
+
+def _check_request_target(text: str) -> str:
+    if _REQUEST_TARGET.fullmatch(text) is None:
+        raise invalid("must be a path, with or without a query", allowed="such as /health?full=1")
     return text
 
 
@@ -364,6 +371,7 @@ def _check_condition(spec: str) -> str:
 
 Method = Annotated[str, AfterValidator(_check_method), Shown("method")]
 PathText = Annotated[str, AfterValidator(_check_path), Shown("path pattern")]
+RequestTarget = Annotated[str, AfterValidator(_check_request_target), Shown("path and query")]
 FieldValue = Annotated[str, AfterValidator(_check_field_value), Shown("text")]
 UrlTemplate = Annotated[str, AfterValidator(_check_url_template), Shown("URL template")]
 FieldTemplate = Annotated[str, AfterValidator(_check_field_template), Shown("template")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Field, Tag, WithJsonSchema, model_validator
 
 from smartproxy.config.explain import invalid
 from smartproxy.config.models.base import ConfigModel
@@ -21,6 +21,7 @@ from smartproxy.config.models.scalars import (
     HeaderRules,
     HostName,
     Integer,
+    RequestTarget,
     Shown,
     TargetPort,
     by_shape,
@@ -42,7 +43,8 @@ def _proxy_version(value: object) -> int:
 
 SendProxyProtocol = Annotated[
     int,
-    BeforeValidator(_proxy_version, json_schema_input_type=bool | Literal[0, 1, 2]),
+    BeforeValidator(_proxy_version),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"enum": [0, 1, 2]}]}),
     Shown("`false`, `true`, `1` or `2`"),
 ]
 """0: none; 1 or 2: that version."""
@@ -82,7 +84,7 @@ class HealthCheckConfig(ConfigModel):
 
     section: ClassVar[str] = "health_check"
 
-    path: Annotated[str, Field(pattern=r"^/[!-~]*$")] = Field(description="Path and query to ask for.")
+    path: RequestTarget = Field(description="Path and query to ask for.")
     interval: Duration = Field(default=10.0, description="Time from one check to the next.")
     timeout: Duration = Field(default=2.0, description="How long an answer may take.")
     unhealthy_threshold: Count = Field(

@@ -265,8 +265,8 @@ class ClientConnection:
         stage = PeekStage(self, stream)
         stage.begin_decrypted(stream.alpn_protocol())
 
-    def start_http(self, received: bytes, first_byte_at: float) -> None:
-        """The bytes are HTTP, or will be refused as such. The first of them came at `first_byte_at`."""
+    def start_http(self, received: bytes, first_byte_at: float | None) -> None:
+        """The bytes are HTTP, or will be refused as such. `first_byte_at` is when the first of them came."""
         self.cancel_stage = None
         self.server = Http1Server(self, self.stream, first_byte_at)
         if received:

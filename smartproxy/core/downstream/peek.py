@@ -91,7 +91,7 @@ class PeekStage:
         )
         self._raw_route = route
         if route is None or alpn_protocol == "http/1.1":
-            connection.start_http(b"", connection.context.now)
+            connection.start_http(b"", None)
             return
         # RFC 7301: who negotiates no HTTP may still speak it; who may be spoken to first must be.
         self._early_route = route

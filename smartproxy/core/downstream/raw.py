@@ -77,8 +77,8 @@ class RawForward:
         connection = self._connection
         self._has_client = True
         connection.stream.handler = self
-        connection.context.timers.cancel(connection.timer)
-        connection.timer.callback = self._never
+        connection.timer.callback = self._no_backend_in_time
+        self._arm()
         if received:
             self._held.append(received)
             self._held_bytes = len(received)
@@ -87,8 +87,14 @@ class RawForward:
         elif self._selection is None:
             self.begin()
 
-    def _never(self) -> None:
-        """The dial has its own deadline."""
+    def _arm(self) -> None:
+        # The dial has its own deadline; this one catches a function of the user's that does not answer.
+        if self._has_client:
+            connection = self._connection
+            connection.context.set_timer(connection.timer, connection.timeouts.connection_s + 1.0)
+
+    def _no_backend_in_time(self) -> None:
+        self._failed(Failure(FailureSource.BACKEND, FailureCode.CONNECTION_TIMEOUT, "no connection in time"))
 
     def begin(self) -> None:
         """Choose a backend and dial it."""
@@ -123,6 +129,7 @@ class RawForward:
 
     def host_chosen(self, choice: Choice) -> None:
         connection = self._connection
+        self._arm()
         self._choice = choice
         self._backend_name = str(choice.pool.endpoint)
         choice.host.in_flight += 1

@@ -15,8 +15,8 @@ from smartproxy.core.http.messages import NO_BODY, Fields, RequestHead, Response
 from smartproxy.core.http.request_route import RequestRefused, route_request
 from smartproxy.core.http.request_values import RequestValues, route_context
 from smartproxy.core.http.server_stream import ServerStream
+from smartproxy.core.http.upgrade import join_upgraded
 from smartproxy.core.records import Level
-from smartproxy.core.relay.tunnel import Tunnel
 from smartproxy.core.stream import HIGH_WATER_BYTES
 from smartproxy.core.upstream.pool import Ticket
 from smartproxy.core.upstream.selection import Choice, RouteContext, Selection, find_target
@@ -64,6 +64,7 @@ class Exchange:
         "_started_at",
         "_status",
         "_ticket",
+        "_upload_may_relay",
         "_values",
         "_window_request_bytes",
         "_window_started_at",
@@ -88,6 +89,7 @@ class Exchange:
         self._backend: Http1Client | None = None
         self._response_begun = False
         self._relay_candidate = False
+        self._upload_may_relay = False
         self._retried = False
         self._status = 0
         self._request_bytes = 0
@@ -197,6 +199,7 @@ class Exchange:
         self._last_activity = self._window_started_at = self._context.now
         self._arm(self._connection.timeouts.socket_s)
         if not self._server.request_ended:
+            self._upload_may_relay = self._head.body_length_bytes > RELAY_LEAST_BYTES
             self._server.want_request_body()
 
     def _backend_request(self, choice: Choice) -> RequestHead:
@@ -240,6 +243,13 @@ class Exchange:
             stream.notify_writable = True
             self._last_activity = self._context.now
             self._seen_sent_bytes = backend.link.bytes_sent
+        elif self._upload_may_relay and stream is backend.link:
+            self._upload_may_relay = False
+            self._server.relay_request_body(backend.link, RELAY_LEAST_BYTES)
+
+    def request_relayed(self, byte_count: int) -> None:
+        """`byte_count` bytes of the request's content went to the backend past us."""
+        self._request_bytes += byte_count
 
     def request_end(self, trailers: Fields) -> None:
         if self._backend is not None:
@@ -345,12 +355,14 @@ class Exchange:
         self._last_activity = self._context.now
 
     def response_end(self, trailers: Fields) -> None:
+        self._server.stop_request_relay()
         self._backend = None
         self._release_host()
         self._finish()
         self._server.send_end(trailers)
 
     def response_failed(self, failure: Failure) -> None:
+        self._server.stop_request_relay()
         self._backend = None
         choice = self._choice
         self._release_host()
@@ -384,29 +396,9 @@ class Exchange:
             failure = Failure(FailureSource.BACKEND, FailureCode.HTTP_UPGRADE_FAILED, "unasked-for upgrade")
             self._refuse(502, failure, "The backend switched to a protocol nobody asked for.")
             return
-        fields = end_to_end_fields(head.fields, head.connection_options)
-        fields.append((b"connection", b"upgrade"))
-        fields.append((b"upgrade", b"websocket"))
-        from_backend = backend.take_over()
         self._backend = None
-        from_client = self._server.switch_protocols(ResponseHead(101, fields, reason=head.reason))
         self._response_begun = True
-        connection = self._connection
-        tunnel = Tunnel(
-            self._context,
-            connection.stream,
-            backend.stream,
-            timer=connection.timer,
-            idle_s=connection.inactivity_s,
-            on_end=self._tunnel_ended,
-        )
-        connection.tunnel = tunnel
-        if from_backend:
-            tunnel.from_backend.receive_data(from_backend)
-        if from_client:
-            tunnel.from_client.receive_data(from_client)
-        if self._server.client_ended:
-            tunnel.from_client.receive_eof()
+        join_upgraded(self._connection, self._server, backend, head, self._tunnel_ended)
 
     def _tunnel_ended(self, failure: Failure | None) -> None:
         tunnel = self._connection.tunnel
@@ -503,9 +495,10 @@ class Exchange:
             if window_s < socket_s:
                 self._arm(socket_s - window_s)
                 return
-            received = self._request_bytes - self._window_request_bytes
+            request_bytes = self._request_bytes + self._server.relayed_request_bytes
+            received = request_bytes - self._window_request_bytes
             if received >= connection.limits.body_rate_bytes_per_s * socket_s:
-                self._window_request_bytes = self._request_bytes
+                self._window_request_bytes = request_bytes
                 self._window_started_at = self._last_activity = now
             elif not self._response_begun:
                 # A body that trickles is a client holding a backend connection (Slowloris).
@@ -541,7 +534,8 @@ class Exchange:
                 Failure(FailureSource.CLIENT, FailureCode.CONNECTION_WRITE_TIMEOUT, "client does not read")
             )
             return
-        if choice is not None:
+        if choice is not None and self._server.request_ended and not self._response_begun:
+            # Anything else that stands still may be a client's doing, who must not get a host ejected.
             self._note_health(choice.group.report_response(choice.host, 504, self._context.now), choice)
         if self._response_begun:
             self._abort(Failure(FailureSource.BACKEND, FailureCode.HTTP_RESPONSE_TIMEOUT, "body stalled"))
@@ -561,6 +555,7 @@ class Exchange:
         self._release_host()
 
     def _drop_backend(self) -> None:
+        self._server.stop_request_relay()
         backend, self._backend = self._backend, None
         if backend is not None:
             self._response_bytes += backend.relayed_bytes

@@ -15,6 +15,7 @@ from smartproxy.core.http.messages import (
     RequestHead,
     ResponseHead,
 )
+from smartproxy.core.ops import RelayOutcome, StartRelay
 from smartproxy.core.records import Level
 from smartproxy.core.stream import HIGH_WATER_BYTES, ByteStream, Link
 from smartproxy.core.wire.http1 import (
@@ -50,9 +51,11 @@ class Http1Server:
         "_decoder",
         "_eof",
         "_exchange",
+        "_first_byte_at",
         "_head_deadline_armed",
         "_lingering",
         "_must_close",
+        "_relay",
         "_request",
         "_request_ended",
         "_running",
@@ -60,7 +63,7 @@ class Http1Server:
         "stream",
     )
 
-    def __init__(self, connection: ClientConnection, stream: ByteStream, first_byte_at: float) -> None:
+    def __init__(self, connection: ClientConnection, stream: ByteStream, first_byte_at: float | None) -> None:
         self._connection = connection
         self.stream = stream
         self._decoder = RequestDecoder(connection.http1_limits)
@@ -73,15 +76,17 @@ class Http1Server:
         self._lingering = False
         self._eof = False
         self._head_deadline_armed = False
+        self._first_byte_at = first_byte_at
         self._running = False
         #: Whether requests wait until the client has read the answers before them.
         self._blocked = False
+        self._relay: StartRelay | None = None
         self._seen_sent_bytes = 0
         #: Whether the request's content is held back until a 100 (RFC 9110 §10.1.1).
         self._awaits_continue = False
         stream.handler = self
         connection.timer.callback = self._silent_too_long
-        connection.context.timers.set(connection.timer, first_byte_at + connection.timeouts.initial_data_s)
+        connection.context.set_timer(connection.timer, connection.timeouts.initial_data_s)
 
     # What arrives.
 
@@ -169,8 +174,11 @@ class Http1Server:
             # The whole head has one deadline, so a byte a second cannot hold a connection open.
             if not self._head_deadline_armed:
                 self._head_deadline_armed = True
+                began_at = connection.context.now
+                if self._first_byte_at is not None and self._request is None:
+                    began_at = self._first_byte_at
                 connection.timer.callback = self._head_too_slow
-                connection.context.set_timer(connection.timer, connection.timeouts.initial_data_s)
+                connection.context.timers.set(connection.timer, began_at + connection.timeouts.initial_data_s)
         elif self._request is not None:
             if not connection.may_stay():
                 self._finish()
@@ -310,6 +318,39 @@ class Http1Server:
         self._decoder.start_next_message()
         self.stream.resume_reading()
         self._run()
+
+    def relay_request_body(self, sink: Link, least_bytes: int) -> None:
+        source = self.stream
+        length = self._decoder.remaining_body_bytes
+        if not isinstance(source, Link) or length < least_bytes or self._decoder.buffered_bytes or self._eof:
+            return
+        context = self._connection.context
+        self._relay = StartRelay(context.next_operation_id(), source, sink, length)
+        context.start_relay(self._relay, self._relay_ended)
+
+    def stop_request_relay(self) -> None:
+        relay, self._relay = self._relay, None
+        if relay is not None:
+            self._connection.context.cancel_relay(relay)
+            self._count_relayed(relay)
+
+    @property
+    def relayed_request_bytes(self) -> int:
+        return self._relay.moved_bytes if self._relay is not None else 0
+
+    def _count_relayed(self, relay: StartRelay) -> None:
+        self._decoder.skip_body(relay.moved_bytes)
+        if self._exchange is not None:
+            self._exchange.request_relayed(relay.moved_bytes)
+
+    def _relay_ended(self, outcome: RelayOutcome) -> None:
+        relay, self._relay = self._relay, None
+        assert relay is not None
+        self._count_relayed(relay)
+        if outcome is RelayOutcome.COMPLETE:
+            self._pump_body()
+        elif outcome is RelayOutcome.SOURCE_EOF:
+            self.receive_eof()
 
     def discard_request_body(self) -> None:
         """Read past the request's content where all of it is here: then the connection can stay."""

@@ -73,9 +73,12 @@ def route_request(connection: ClientConnection, head: RequestHead) -> tuple[Rout
             f"{host or '(none)'} and port {connection.local_port}.",
         )
     route = hit.route
-    if tls_context is not None and route is not connection.route:
-        if connection.certificates.lookup(host, route) is not tls_context:
-            raise _misdirected(host)
+    if (
+        tls_context is not None
+        and route is not connection.route
+        and connection.certificates.lookup(host, route) is not tls_context
+    ):
+        raise _misdirected(host)
     access = route.access
     number = connection.client_number
     if (access.blocked is not None and access.blocked.contains(number)) or (
@@ -90,9 +93,12 @@ def route_request(connection: ClientConnection, head: RequestHead) -> tuple[Rout
 def _refuse_misdirected(connection: ClientConnection, host: str | None) -> None:
     """Refuse a name that a route of another TLS serves, passthrough ones included (RFC 9110 §15.5.20)."""
     other = connection.plan.match_connection(connection.client_number, host, FirstBytes.TLS)
-    if other is not None and other is not connection.route:
-        if connection.certificates.lookup(host, other) is not connection.tls_context:
-            raise _misdirected(host)
+    if (
+        other is not None
+        and other is not connection.route
+        and connection.certificates.lookup(host, other) is not connection.tls_context
+    ):
+        raise _misdirected(host)
 
 
 def _misdirected(host: str | None) -> RequestRefused:

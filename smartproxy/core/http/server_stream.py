@@ -29,6 +29,19 @@ class ServerStream(Protocol):
     def pause_request_body(self) -> None: ...
     def resume_request_body(self) -> None: ...
 
+    def relay_request_body(self, sink: Link, least_bytes: int) -> None:
+        """Let the driver move the rest of the request's content to `sink`, where that is possible.
+
+        `Exchange.request_relayed` hears of what was moved, `request_end` comes as ever.
+        """
+
+    def stop_request_relay(self) -> None:
+        """Take the content back from the driver."""
+
+    @property
+    def relayed_request_bytes(self) -> int:
+        """What the relay of the request's content has moved and not told yet."""
+
     def discard_request_body(self) -> None:
         """Read past the request's content as far as it is here; nobody is going to have it."""
 

@@ -10,6 +10,7 @@ from smartproxy.core.failure import Failure, FailureCode, FailureSource
 from smartproxy.core.ops import RelayOutcome, StartRelay
 from smartproxy.core.stream import HIGH_WATER_BYTES, ByteStream, Link
 from smartproxy.core.timers import Timer
+from smartproxy.core.wire.tls import TlsStream
 
 BULK_AFTER_BYTES = 256 * 1024
 """A direction that has moved this much is bulk: the driver moves its bytes from then on."""
@@ -68,7 +69,11 @@ class _Direction:
             self.tunnel.context.cancel_relay(relay)
             self.moved_bytes += relay.moved_bytes
         self.tunnel.last_activity = self.tunnel.context.now
-        self.sink.shut_down_writing()
+        sink = self.sink
+        if isinstance(sink, TlsStream) and not getattr(self.source, "eof_is_clean", True):
+            # What may have been cut must not be told on as complete (RFC 8446 §6.1).
+            sink = sink.below
+        sink.shut_down_writing()
         if self.back.ended:
             self.tunnel.end(None)
 

@@ -12,6 +12,8 @@ from smartproxy.core.engine import Engine
 if TYPE_CHECKING:
     from smartproxy.drivers.simulation.simulation import Simulation
 
+IDLE_CHECK_S = 0.05
+
 
 class SimulatedProxy:
     """An engine on the virtual network, listening on the ports of its routes.
@@ -21,6 +23,7 @@ class SimulatedProxy:
 
     def __init__(self, simulation: Simulation, config: ProxyConfig | Mapping[str, Any]) -> None:
         configuration = _compile(config)
+        self._simulation = simulation
         self.engine = Engine(configuration, simulation.env)
         self.driver = simulation.start_engine(self.engine)
         self._listen(configuration)
@@ -48,7 +51,16 @@ class SimulatedProxy:
             self.driver.stop_listening(port)
         self.driver.apply(self.engine.handle_drain)
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
+        """Drain, and after the configuration's graceful shutdown time reset what is left."""
+        self.drain()
+        simulation = self._simulation
+        give_up_at = simulation.now + self.engine.configuration.timeouts.graceful_shutdown_s
+        while self.driver.sockets and simulation.now < give_up_at:
+            await simulation.sleep(IDLE_CHECK_S)
+        self.shut_down()
+
+    def shut_down(self) -> None:
         """Stop at once: reset every connection that is left."""
         for port in list(self.ports):
             self.driver.stop_listening(port)

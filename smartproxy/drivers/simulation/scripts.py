@@ -145,6 +145,11 @@ class Connection(ByteConnection):
             self._writer = Signal()
             await self._writer
 
+    def send_some(self, data: bytes) -> int:
+        """Send what there is room for now, and say how much; 0 for none."""
+        self._raise_if_closed()
+        return self._socket.send(data)
+
     async def send_eof(self) -> None:
         self._socket.send_eof()
 

@@ -13,7 +13,7 @@ from smartproxy.core.ops import Address
 from smartproxy.drivers.simulation.clock import Clock, Event
 from smartproxy.drivers.simulation.faults import Faults, log_uniform
 
-DRIZZLE_SEGMENTS = 400
+DRIZZLE_SEGMENTS = 200
 
 
 class SocketObserver(Protocol):

@@ -1,0 +1,80 @@
+"""Counting what costs us more than it costs the peer."""
+
+from __future__ import annotations
+
+from smartproxy.core.wire.http2.errors import ErrorCode, RemoteProtocolError
+from smartproxy.core.wire.http2.limits import Http2Limits
+
+RESETS = 0
+PINGS = 1
+SETTINGS_FRAMES = 2
+EMPTY_DATA = 3
+WINDOW_UPDATES = 4
+PRIORITIES = 5
+IGNORED_FRAMES = 6
+
+_REASONS = (
+    "too many resets",
+    "too many PING frames",
+    "too many SETTINGS frames",
+    "too many empty DATA frames",
+    "too many WINDOW_UPDATE frames",
+    "too many PRIORITY frames",
+    "too many ignored frames",
+)
+
+_WINDOW_UPDATES_PER_DATA_FRAME = 10
+_MAX_WINDOW_UPDATE_CREDIT = 100_000
+# A sender that is granted a few bytes at a time is being made to send dribbles (CVE-2019-9511):
+# such frames earn the peer nothing.
+_SIZEABLE_BYTES = 512
+
+
+class AbuseCounters:
+    """Frames per window of time. `count` raises ENHANCE_YOUR_CALM for one too many."""
+
+    __slots__ = ("_counts", "_limits", "_window_ends_at", "_window_s", "_window_update_credit")
+
+    def __init__(self, limits: Http2Limits) -> None:
+        self._window_s = limits.window_s
+        self._window_ends_at = 0.0
+        self._limits = (
+            limits.resets,
+            limits.pings,
+            limits.settings,
+            limits.empty_data,
+            limits.window_updates,
+            limits.priorities,
+            limits.ignored_frames,
+        )
+        self._counts = [0] * len(self._limits)
+        self._window_update_credit = 0
+
+    def advance(self, now: float) -> None:
+        """Begin a new window if the last one is over."""
+        if now >= self._window_ends_at:
+            self._window_ends_at = now + self._window_s
+            self._counts = [0] * len(self._limits)
+
+    def count(self, kind: int) -> None:
+        """One more of `kind`. Raises RemoteProtocolError."""
+        self._counts[kind] += 1
+        if self._counts[kind] > self._limits[kind]:
+            raise RemoteProtocolError(ErrorCode.ENHANCE_YOUR_CALM, _REASONS[kind])
+
+    def exchange_completed(self) -> None:
+        """An exchange ran to its end: one reset more is a matter of course."""
+        if self._counts[RESETS]:
+            self._counts[RESETS] -= 1
+
+    def data_sent(self, frame_bytes: int) -> None:
+        """A DATA frame went out that deserves its WINDOW_UPDATEs if it is sizeable."""
+        if frame_bytes >= _SIZEABLE_BYTES and self._window_update_credit < _MAX_WINDOW_UPDATE_CREDIT:
+            self._window_update_credit += _WINDOW_UPDATES_PER_DATA_FRAME
+
+    def count_window_update(self) -> None:
+        """One more WINDOW_UPDATE. Raises RemoteProtocolError."""
+        if self._window_update_credit:
+            self._window_update_credit -= 1
+        else:
+            self.count(WINDOW_UPDATES)

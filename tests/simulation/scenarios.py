@@ -1,0 +1,30 @@
+"""Every scenario of the whole proxy, by name; `every_kind` is all of them, in turn with the seed."""
+
+from __future__ import annotations
+
+from http_scenarios import changing_configuration, draining, http_calm, http_keep_alive, small_pool
+from raw_scenarios import raw_relay
+from tls_scenarios import proxy_headers, tls_by_name
+
+from smartproxy.drivers.simulation import Simulation
+
+SCENARIOS = {
+    scenario.__name__: scenario
+    for scenario in (
+        raw_relay,
+        http_keep_alive,
+        http_calm,
+        small_pool,
+        tls_by_name,
+        proxy_headers,
+        draining,
+        changing_configuration,
+    )
+}
+
+
+async def every_kind(sim: Simulation) -> None:
+    """One of the scenarios: sweep this over many seeds to sweep them all."""
+    name = list(SCENARIOS)[sim.seed % len(SCENARIOS)]
+    sim.transcript.note(name)
+    await SCENARIOS[name](sim)

@@ -1,0 +1,93 @@
+"""The whole proxy in bad weather, over many seeds. A failure names its seed; see docs/simulation.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from scenarios import SCENARIOS
+
+from smartproxy.drivers.simulation import run_scenario, sweep
+
+SEEDS = {
+    "raw_relay": 100,
+    "http_keep_alive": 50,
+    "http_calm": 25,
+    "small_pool": 25,
+    "tls_by_name": 50,
+    "proxy_headers": 25,
+    "draining": 50,
+    "changing_configuration": 25,
+}
+DEEP_SEEDS = 1000
+SCENARIO_FILE = Path(__file__).with_name("scenarios.py")
+
+
+def check(name: str, seeds: range) -> None:
+    failures = sweep(SCENARIOS[name], seeds)
+    if failures:
+        first = failures[0]
+        pytest.fail(
+            f"{len(failures)} of {len(seeds)} seeds failed; the first: {first.message}\n"
+            f"replay: python -m smartproxy.drivers.simulation {SCENARIO_FILE}:{name} --seed {first.seed}"
+            " --transcript"
+        )
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_no_seed_breaks_the_proxy(name: str) -> None:
+    check(name, range(SEEDS[name]))
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_no_seed_of_many_breaks_the_proxy(name: str) -> None:
+    check(name, range(10_000, 10_000 + DEEP_SEEDS))
+
+
+@pytest.mark.parametrize(
+    ("name", "sights"),
+    [
+        (
+            "raw_relay",
+            [
+                " is reset",
+                " delivers nothing to ",
+                " is refused",
+                " goes unanswered",
+                "wall clock jumps",
+                "look-up of app.internal fails",
+                ": relay all from ",
+                ", source_eof, ",
+                "pause_reading(",
+                "shut_down_writing(",
+                "lost(",
+                ": cancelled",
+            ],
+        ),
+        ("http_keep_alive", [" 200", " 502 ", " 503 ", " 504 ", "abort(c", "abort(u", " 200 http_response"]),
+        ("small_pool", ["connection_limit_reached", " 200"]),
+        ("tls_by_name", ["bytes of TLS", "no route for TLS name unknown.example.com", " 200"]),
+        ("proxy_headers", ["peer not trusted", "0d 0a 0d 0a 00 0d 0a 51 55 49", " 200"]),
+        ("draining", ["is refused", " 200", "close(c"]),
+        ("changing_configuration", ["configuration_changed generation=4", " 200"]),
+    ],
+)
+def test_the_scenarios_see_what_they_are_for(name: str, sights: list[str]) -> None:
+    missing = set(sights)
+    for seed in range(40):
+        transcript = run_scenario(SCENARIOS[name], seed, transcript_lines=None).transcript.to_text()
+        missing = {sight for sight in missing if sight not in transcript}
+        if not missing:
+            return
+    pytest.fail(f"never seen: {sorted(missing)}")
+
+
+@pytest.mark.parametrize("name", ["tls_by_name", "changing_configuration"])
+def test_the_whole_proxy_replays_event_by_event(name: str) -> None:
+    for seed in range(5):
+        first, second = (
+            run_scenario(SCENARIOS[name], seed, transcript_lines=None).transcript.to_text() for _ in range(2)
+        )
+        assert first == second
