@@ -45,8 +45,7 @@ class AsyncioDriver(Driver):
             name = type(loop).__name__
             raise RuntimeError(f"smartproxy needs a loop with add_reader, which {name} has not") from error
         self._loop = loop
-        self._is_running = True
-        self._drain()
+        self._begin()
 
     async def wait_idle(self, timeout_s: float = inf) -> bool:
         """Wait until no socket is left but listening ones; False if `timeout_s` seconds were not enough."""

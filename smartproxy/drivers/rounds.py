@@ -66,7 +66,16 @@ class Rounds:
                 self._engine.handle_timeout(now)
             except Exception as error:
                 self._report_bug(None, error)
-        self._timers.fire(now)
+        try:
+            self._timers.fire(now)
+        except Exception as error:
+            self._report_bug(None, error)
+        self._drain()
+        self._arm(self._timers.next_deadline())
+
+    def _begin(self) -> None:
+        """The event loop is there: from now on the timer is armed."""
+        self._is_running = True
         self._drain()
         self._arm(self._timers.next_deadline())
 

@@ -52,8 +52,7 @@ class TrioDriver(Driver):
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                self._is_running = True
-                self._drain()
+                self._begin()
                 nursery.start_soon(self._wait_for_deadlines)
                 nursery.start_soon(self._wait_for_readiness)
                 on_started()

@@ -156,7 +156,6 @@ class End:
     def is_reset(self) -> bool:
         return self.link.ending == Ending.ABORT
 
-    @property
     def is_read(self) -> bool:
         return self.link.reading
 

@@ -231,6 +231,28 @@ def test_aborting_the_source_leaves_the_sink_what_was_moved(driver: SteppedDrive
     assert driver.receive(pair.backend_peer, relay.moved_bytes) == data[: relay.moved_bytes]
 
 
+def test_a_sink_lost_with_bytes_on_their_way(driver: SteppedDriver, pair: Pair) -> None:
+    relay = start(driver, pair.client, pair.backend)
+    driver.do(pair.backend.link.pause_reading)
+    assert fill(driver, pair, pattern(16 * MEBIBYTE)), "there was room for all: the test shows nothing"
+    pair.backend_peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    pair.backend_peer.close()
+    driver.run_until(lambda: driver.fake.relay_outcomes == {relay.id: RelayOutcome.SINK_LOST})
+    driver.settle()
+    assert relay.moved_bytes == pair.backend.link.bytes_sent <= pair.client.link.bytes_received
+    other = Pair(driver)
+    start(driver, other.client, other.backend)
+    data = pattern(2 * MEBIBYTE, seed=5)
+    assert carry(driver, other.client_peer, other.backend_peer, data) == data, "a pipe was not empty"
+    other.close()
+
+
+def test_an_aborted_sink_answers_the_relay(driver: SteppedDriver, pair: Pair) -> None:
+    relay = start(driver, pair.client, pair.backend)
+    driver.do(pair.backend.link.abort)
+    assert driver.fake.relay_outcomes == {relay.id: RelayOutcome.SINK_LOST}
+
+
 def test_one_relay_leaves_the_others_their_turn(
     driver: SteppedDriver, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,7 +336,9 @@ def test_a_relay_to_a_sink_that_failed_before_is_answered(driver: SteppedDriver,
     pair.backend_peer.send(b"parting words")
     pair.backend_peer.close()
     driver.do(lambda: pair.backend.link.write(bytes(100_000)))
-    assert pair.backend.link.transport.failure is LostReason.RESET, "sending went well: the test shows nothing"
+    assert pair.backend.link.transport.failure is LostReason.RESET, (
+        "sending went well: the test shows nothing"
+    )
     driver.do(pair.backend.link.pause_reading)
     relay = start(driver, pair.client, pair.backend)
     driver.run_until(lambda: driver.fake.relay_outcomes == {relay.id: RelayOutcome.SINK_LOST})

@@ -344,14 +344,14 @@ def test_malformed_requests_reach_no_backend(name: str) -> None:
     assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:100]
     assert b"connection: close\r\n" in answer
     assert client.is_half_closed
-    assert client.is_read
+    assert client.is_read()
     client.send(request("GET", "/smuggled"))
     assert not client.take()
     assert not hand.pending
     assert "request_refused" in hand.events("http")
     assert [record.status for record in hand.access] == [status]
     hand.advance(4.9)
-    assert not client.is_closed
+    assert client.is_half_closed
     hand.advance(0.1)
     assert client.is_closed
     hand.settle()

@@ -28,15 +28,32 @@ def test_a_slow_client_pauses_its_backend(hand: EngineByHand) -> None:
     client.takes_bytes = False
     backend.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
     count = 0
-    while backend.is_read:
+    while backend.is_read():
         backend.send(WIRE_CHUNK)
         count += 1
         assert client.link.outgoing_bytes <= HIGH_WATER_BYTES + 2 * len(WIRE_CHUNK)
     assert client.link.outgoing_bytes > HIGH_WATER_BYTES
     client.take_bytes_again()
-    assert backend.is_read
+    assert backend.is_read()
     backend.send(b"0\r\n\r\n")
     assert client.take().count(b"x") == count * len(CHUNK)
+
+
+def test_a_backend_that_was_paused_to_the_end_of_its_response_is_read_again(hand: EngineByHand) -> None:
+    client = hand.connect(data=request())
+    backend = hand.open()
+    client.takes_bytes = False
+    backend.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while backend.is_read():
+        backend.send(WIRE_CHUNK)
+    backend.send(b"0\r\n\r\n", under_way=True)
+    assert backend.is_read()
+    other = hand.connect(data=request("GET", "/other"))
+    assert b"GET /other " in backend.take()
+    backend.send(response())
+    assert other.take().endswith(b"hello")
+    client.take_bytes_again()
+    assert client.take().endswith(b"0\r\n\r\n")
 
 
 def test_a_slow_client_of_a_flood_of_interim_responses_pauses_it(hand: EngineByHand) -> None:
@@ -44,10 +61,10 @@ def test_a_slow_client_of_a_flood_of_interim_responses_pauses_it(hand: EngineByH
     backend = hand.open()
     client.takes_bytes = False
     for _ in range(10_000):
-        if not backend.is_read:
+        if not backend.is_read():
             break
         backend.send(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 100)
-    assert not backend.is_read
+    assert not backend.is_read()
     assert client.link.outgoing_bytes < 2 * HIGH_WATER_BYTES
     client.take_bytes_again()
     backend.send(response())
@@ -59,14 +76,14 @@ def test_a_slow_backend_pauses_its_client(hand: EngineByHand) -> None:
     backend = hand.open()
     backend.takes_bytes = False
     count = 0
-    while client.is_read:
+    while client.is_read():
         client.send(WIRE_CHUNK)
         count += 1
         assert backend.link.outgoing_bytes <= HIGH_WATER_BYTES + 2 * len(CHUNK)
     client.send(WIRE_CHUNK, under_way=True)
     assert backend.link.outgoing_bytes <= HIGH_WATER_BYTES + 2 * len(CHUNK)
     backend.take_bytes_again()
-    assert client.is_read
+    assert client.is_read()
     client.send(b"0\r\n\r\n")
     assert backend.take().count(CHUNK) == count + 1
     backend.send(response())
@@ -77,12 +94,12 @@ def test_a_slow_backend_pauses_its_client(hand: EngineByHand) -> None:
 def test_an_upload_waits_for_the_dial_outside(hand: EngineByHand) -> None:
     client = hand.connect(data=request("POST", "/", "Content-Length: 10000000"))
     sent = 0
-    while client.is_read:
+    while client.is_read():
         client.send(CHUNK)
         sent += len(CHUNK)
     assert sent <= UNREAD_BYTES + len(CHUNK)
     backend = hand.open()
-    assert client.is_read
+    assert client.is_read()
     assert backend.take().endswith(CHUNK)
     client.reset()
 
@@ -92,14 +109,14 @@ def test_pipelined_input_waits_outside_while_a_request_is_under_way(hand: Engine
     backend = hand.open()
     flood = request("GET", "/flood") * 100
     count = 0
-    while client.is_read:
+    while client.is_read():
         client.send(flood)
         count += 100
     assert count * len(flood) // 100 <= UNREAD_BYTES + len(flood)
     for _ in range(count + 1):
         backend.send(response())
     assert client.take().count(b"hello") == count + 1
-    assert client.is_read
+    assert client.is_read()
 
 
 def test_answers_that_nobody_reads_are_not_made() -> None:
@@ -108,14 +125,14 @@ def test_answers_that_nobody_reads_are_not_made() -> None:
     client.takes_bytes = False
     flood = request() * 1000
     sent = 1
-    while client.is_read:
+    while client.is_read():
         client.send(flood)
         sent += 1000
         assert client.link.outgoing_bytes < HIGH_WATER_BYTES + 4096
     assert sent < 10_000
     client.take_bytes_again()
     assert client.take().count(b"HTTP/1.1 404 ") == sent
-    assert client.is_read
+    assert client.is_read()
     hand.settle()
 
 
@@ -123,7 +140,7 @@ def test_who_pipelines_and_never_reads_is_reset() -> None:
     hand = EngineByHand(configuration(route("app", target(), path="/only")))
     client = hand.connect(data=request())
     client.takes_bytes = False
-    while client.is_read:
+    while client.is_read():
         client.send(request() * 1000)
     hand.advance(60.0)
     assert client.is_reset
@@ -135,7 +152,7 @@ def test_half_closing_behind_pipelined_requests_that_wait_for_a_reader() -> None
     client = hand.connect(data=request())
     client.takes_bytes = False
     sent = 1
-    while client.is_read:
+    while client.is_read():
         client.send(request() * 1000)
         sent += 1000
     client.finish()
@@ -157,14 +174,14 @@ def test_a_tunnel_holds_no_more_than_its_slow_side_takes(direction: str) -> None
     source, sink = (client, backend) if direction == "up" else (backend, client)
     sink.takes_bytes = False
     sent = 0
-    while source.is_read:
+    while source.is_read():
         source.send(CHUNK)
         sent += len(CHUNK)
     assert sent <= HIGH_WATER_BYTES + len(CHUNK)
     sink.send(b"the other way goes on")
     assert source.take() == b"the other way goes on"
     sink.take_bytes_again()
-    assert source.is_read
+    assert source.is_read()
     source.send(b"end")
     assert len(sink.take()) == sent + 3
     client.reset()
@@ -175,7 +192,7 @@ def test_a_client_that_talks_while_its_backend_is_dialled_is_paused() -> None:
     hand = raw_hand()
     client = hand.connect()
     sent = 0
-    while client.is_read:
+    while client.is_read():
         client.send(CHUNK)
         sent += len(CHUNK)
     assert sent <= HIGH_WATER_BYTES + len(CHUNK)
@@ -193,11 +210,11 @@ def test_echo_stops_reading_who_does_not_read() -> None:
     hand = EngineByHand(configuration(route("echo", HandlerAction(HandlerKind.ECHO))))
     client = hand.connect()
     client.takes_bytes = False
-    while client.is_read:
+    while client.is_read():
         client.send(CHUNK)
     assert client.link.outgoing_bytes <= HIGH_WATER_BYTES + len(CHUNK)
     client.take_bytes_again()
-    assert client.is_read
+    assert client.is_read()
     client.finish()
     assert client.is_closed
     hand.settle()

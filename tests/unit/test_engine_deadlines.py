@@ -21,14 +21,13 @@ from smartproxy.core.configuration import (
 from smartproxy.core.ops import ResolveHost
 from smartproxy.core.security.ip_rules import IpSet
 
-HTTP_ONLY = {"protocol": MatchProtocol.HTTP}
 CHUNKED = "Transfer-Encoding: chunked"
 CHUNK = b"10000\r\n" + b"x" * 65536 + b"\r\n"
 
 
 @pytest.fixture
 def hand() -> Iterator[EngineByHand]:
-    by_hand = EngineByHand(configuration(route("app", target(), **HTTP_ONLY)))
+    by_hand = EngineByHand(configuration(route("app", target(), protocol=MatchProtocol.HTTP)))
     yield by_hand
     by_hand.settle()
 
@@ -112,7 +111,9 @@ def test_content_below_the_least_rate_is_refused(hand: EngineByHand) -> None:
 
 def test_content_at_the_least_rate_goes_on() -> None:
     hand = EngineByHand(
-        configuration(route("app", target(), **HTTP_ONLY), limits=Limits(body_rate_bytes_per_s=100))
+        configuration(
+            route("app", target(), protocol=MatchProtocol.HTTP), limits=Limits(body_rate_bytes_per_s=100)
+        )
     )
     client = hand.connect(data=request("POST", "/", "Content-Length: 30000"))
     backend = hand.open()
@@ -141,7 +142,7 @@ def test_who_is_not_read_is_not_blamed_for_its_pace(hand: EngineByHand) -> None:
     client = hand.connect(data=request("POST", "/", CHUNKED))
     backend = hand.open()
     backend.takes_bytes = False
-    while client.is_read:
+    while client.is_read():
         client.send(CHUNK)
     hand.advance(59.0)
     backend.take_bytes_again()
@@ -157,7 +158,7 @@ def test_a_backend_that_takes_no_content_is_a_504(hand: EngineByHand) -> None:
     client = hand.connect(data=request("POST", "/", CHUNKED))
     backend = hand.open()
     backend.takes_bytes = False
-    while client.is_read:
+    while client.is_read():
         client.send(CHUNK)
     hand.advance(60.0)
     assert client.take().startswith(b"HTTP/1.1 504 ")
@@ -208,7 +209,7 @@ def test_a_client_that_reads_nothing_is_cut(hand: EngineByHand) -> None:
     backend = hand.open()
     client.takes_bytes = False
     backend.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    while backend.is_read:
+    while backend.is_read():
         backend.send(b"10000\r\n" + b"x" * 65536 + b"\r\n")
     hand.advance(60.0)
     assert client.is_reset
@@ -222,7 +223,7 @@ def test_a_client_that_reads_slowly_is_not_cut(hand: EngineByHand) -> None:
     backend = hand.open()
     client.takes_bytes = False
     backend.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    while backend.is_read:
+    while backend.is_read():
         backend.send(b"10000\r\n" + b"x" * 65536 + b"\r\n")
     for _ in range(2):
         hand.advance(50.0)
@@ -258,14 +259,16 @@ def test_a_look_up_has_its_time() -> None:
 
 def test_a_place_in_the_queue_has_its_time() -> None:
     hand = EngineByHand(
-        configuration(route("app", target(), **HTTP_ONLY), limits=Limits(pool_connections_per_host=1))
+        configuration(
+            route("app", target(), protocol=MatchProtocol.HTTP), limits=Limits(pool_connections_per_host=1)
+        )
     )
     hand.connect(data=request())
     backend = hand.open()
     waiting = hand.connect(data=request())
     for _ in range(61):
         hand.advance(1.0)
-        if backend.is_read and backend.is_open:
+        if backend.is_read() and backend.is_open:
             backend.send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
     assert waiting.take().startswith(b"HTTP/1.1 504 ")
     hand.settle()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from engine_by_hand import End, EngineByHand, configuration, plain_forward, request, response, route, target
 
@@ -12,7 +14,7 @@ CHUNKED = "Transfer-Encoding: chunked"
 
 
 @pytest.fixture
-def hand():
+def hand() -> Iterator[EngineByHand]:
     """An engine with one backend behind port 80; nothing may be left of the test at its end."""
     by_hand = EngineByHand(plain_forward())
     yield by_hand

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ssl
+from typing import Any
 
 import pytest
 from engine_by_hand import End, EngineByHand, configuration, request, response, route, target
@@ -30,7 +31,7 @@ def terminating(*routes: Route) -> EngineByHand:
     return EngineByHand(configuration(*routes, certificates=contexts))
 
 
-def tls_route(name: str, *targets: Target, tls: RouteTls = TERMINATE, **match: object) -> Route:
+def tls_route(name: str, *targets: Target, tls: RouteTls = TERMINATE, **match: Any) -> Route:
     return route(name, ForwardAction(targets or (target(),), tls=tls), domains=(name,), **match)
 
 
@@ -229,7 +230,7 @@ def fingerprint_of(*names: str) -> bytes:
     return hashlib.sha256(der).digest()
 
 
-def reencrypting(backend_target: Target, **match: object) -> tuple[EngineByHand, TlsEnd, End]:
+def reencrypting(backend_target: Target, **match: Any) -> tuple[EngineByHand, TlsEnd, End]:
     hand = terminating(tls_route("a.test", backend_target, tls=REENCRYPT, **match))
     client = shaken(hand)
     client.send(request("GET", "/", host="a.test"))

@@ -310,6 +310,29 @@ def test_a_driver_never_started_can_be_closed() -> None:
     trio.run(trio_main)
 
 
+def test_what_was_asked_for_before_the_start_is_done_after_it() -> None:
+    async def main() -> None:
+        driver = AsyncioDriver(cast(Engine, FakeEngine()))
+        called = asyncio.Event()
+        driver.call_after(0.01, called.set)
+        await driver.start()
+        async with asyncio.timeout(PATIENCE_S):
+            await called.wait()
+        await driver.aclose()
+
+    async def trio_main() -> None:
+        driver = TrioDriver(cast(Engine, FakeEngine()))
+        called = trio.Event()
+        driver.call_after(0.01, called.set)
+        await driver.start()
+        with trio.fail_after(PATIENCE_S):
+            await called.wait()
+        await driver.aclose()
+
+    asyncio.run(main())
+    trio.run(trio_main)
+
+
 def test_a_nursery_of_the_programs_own_can_run_it() -> None:
     engine = FakeEngine()
 

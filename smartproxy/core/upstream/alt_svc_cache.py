@@ -77,7 +77,7 @@ class LearnedChange:
 
 @dataclass(frozen=True, slots=True)
 class AlternativeState:
-    """One fresh alternative as it stands; `suppressed_until` is `-inf` when it never failed since it worked."""
+    """One fresh alternative as it stands. `suppressed_until` is `-inf` if it did not fail since it worked."""
 
     alternative: AlternativeService
     expires_at: float
@@ -156,7 +156,11 @@ class AltSvcCache:
             alternative = AlternativeService(
                 entry.protocol_id, entry.host or origin.host, entry.port, origin.host
             )
-            if expires_at <= now or alternative in named or (alternative.on_other_host and not may_leave_host):
+            if (
+                expires_at <= now
+                or alternative in named
+                or (alternative.on_other_host and not may_leave_host)
+            ):
                 continue
             named.append(alternative)
             advertised.append(_Advertised(alternative, expires_at, entry.persist))
@@ -212,7 +216,7 @@ class AltSvcCache:
         return was_known
 
     def network_changed(self) -> None:
-        """Drop what was not advertised with `persist=1` (RFC 7838 §2.2), and every failure: it may work here."""
+        """Drop what lacks `persist=1` (RFC 7838 §2.2), and every failure: here it may work."""
         for origin, state in list(self._origins.items()):
             state.advertised = [known for known in state.advertised if known.persist]
             state.broken.clear()
@@ -220,8 +224,8 @@ class AltSvcCache:
 
     # Whether they work.
 
-    def mark_broken(self, origin: Origin, alternative: AlternativeService, now: float) -> bool:
-        """It failed: leave it alone, each time for longer. False if that is being done already."""
+    def mark_broken(self, origin: Origin, alternative: AlternativeService, now: float) -> Suppression | None:
+        """It failed: leave it alone, each time for longer. None if that is being done already."""
         state = self._used(origin) or self._add(origin)
         suppression = state.broken.get(alternative)
         if suppression is None:
@@ -230,7 +234,7 @@ class AltSvcCache:
                 del state.broken[min(state.broken, key=lambda known: state.broken[known].until)]
             suppression = Suppression(self.first_suppression_s, self.longest_suppression_s)
             state.broken[alternative] = suppression
-        return suppression.failed(now)
+        return suppression if suppression.failed(now) else None
 
     def mark_connected(self, origin: Origin, alternative: AlternativeService) -> None:
         """A connection was made: everybody may use it, but its failures still count until it has worked."""

@@ -31,7 +31,7 @@ class AttemptTransport(Enum):
 
 
 class Attempt:
-    """One connection to try, and later that connection's ticket: whoever dials it reports on it by this object.
+    """One connection to try. Whoever dials it, and then owns the connection, reports on it by this object.
 
     `alpn` is what to offer, best first. `head_start_s` is how long the next attempt of
     the plan waits while this one is neither connected nor failed; 0.0 where it
@@ -97,8 +97,13 @@ class Attempt:
         offered = b",".join(self.alpn).decode("latin-1")
         return f"<Attempt {self.transport.value} {self.host}:{self.port} {offered or '-'}>"
 
+    @property
+    def alpn_decides(self) -> bool:
+        """Whether the backend may choose between HTTP/2 and HTTP/1.1."""
+        return len(self.alpn) > 1
+
     def protocol_for(self, alpn: bytes | None) -> HttpProtocol | None:
-        """The HTTP version to speak after ALPN chose `alpn` (None or empty: nothing); None: fail the attempt."""
+        """What to speak after ALPN chose `alpn` (None or empty: nothing). None: the attempt has failed."""
         if self.transport is AttemptTransport.TCP:
             return self.protocol
         if not alpn:

@@ -38,7 +38,7 @@ from smartproxy.core.upstream.suppression import Availability, Suppression
 from smartproxy.core.wire.alt_svc import AltSvcError, AltSvcHeader, parse_alt_svc
 
 HEAD_START_S = 0.3
-"""How long TCP waits for a QUIC dial: what RFC 8305 §5 gives an address is 250 ms, and this one saves more."""
+"""How long TCP waits for a QUIC dial. RFC 8305 §5 gives one address 250 ms over the next."""
 HTTP3_CONNECT_TIMEOUT_S = 3.0
 
 MAX_EVENTS = 64
@@ -64,7 +64,7 @@ class ProtocolEvent:
 
 @dataclass(frozen=True, slots=True)
 class ProtocolSnapshot:
-    """One backend's state. `best` is what the next new connection would be tried in first, None: ALPN will say.
+    """One backend's state. `best` is what a new connection would be tried in first; None: ALPN will say.
 
     `learned` is what ALPN last chose. `http2` tells if HTTP/2 may be offered, until
     `http2_suppressed_until` not.
@@ -158,14 +158,17 @@ class ProtocolChooser:
         if self._learns_alternatives:
             alternative = self._choose_alternative(now)
             if alternative is not None:
-                attempts.append(self._http3_attempt(alternative, self.head_start_s))
-                attempts[0].is_trial = self._claims_http3_trial(alternative, now)
-        if not for_websocket and self._may_offer_http2(now):
-            both = self._tcp_attempt((ALPN_HTTP2, ALPN_HTTP1), None)
-            both.is_trial = self._http2.availability(now) is Availability.ON_TRIAL
-            attempts.append(both)
+                http3 = self._http3_attempt(alternative, self.head_start_s)
+                http3.is_trial = self._claims_http3_trial(alternative, now)
+                attempts.append(http3)
         http1 = self._tcp_attempt((ALPN_HTTP1,), HttpProtocol.HTTP1)
-        http1.follows_only_an_answer = bool(attempts) and ALPN_HTTP2 in attempts[-1].alpn
+        if not for_websocket:
+            is_trial = self._claims_http2_trial(now)
+            if is_trial or self._http2.availability(now) is Availability.READY:
+                either = self._tcp_attempt((ALPN_HTTP2, ALPN_HTTP1), None)
+                either.is_trial = is_trial
+                attempts.append(either)
+                http1.follows_only_an_answer = True
         attempts.append(http1)
         return attempts
 
@@ -204,9 +207,7 @@ class ProtocolChooser:
                 if state.availability is Availability.SUPPRESSED:
                     self._suppression_told = True
                     remaining_s = round(state.suppressed_until - now, 3)
-                    self._tell(
-                        "h3_suppressed", alternative=str(state.alternative), remaining_s=remaining_s
-                    )
+                    self._tell("h3_suppressed", alternative=str(state.alternative), remaining_s=remaining_s)
         return None
 
     def _claims_http3_trial(self, alternative: AlternativeService, now: float) -> bool:
@@ -215,11 +216,11 @@ class ProtocolChooser:
         self._tell("h3_retry", alternative=str(alternative))
         return True
 
-    def _may_offer_http2(self, now: float) -> bool:
-        if self._http2.claim_trial(now):
-            self._tell("h2_retry")
-            return True
-        return self._http2.availability(now) is Availability.READY
+    def _claims_http2_trial(self, now: float) -> bool:
+        if not self._http2.claim_trial(now):
+            return False
+        self._tell("h2_retry")
+        return True
 
     # What became of an attempt.
 
@@ -271,7 +272,7 @@ class ProtocolChooser:
                 self._tell_fall_back(HttpProtocol.HTTP3, self.learned, failure.code.value)
             return
         self.learned = None
-        if self._offers_both(attempt):
+        if attempt.alpn_decides:
             if failure.code in HOST_ANSWERED:
                 self._http2_failed(failure, now)
                 self._tell_fall_back(HttpProtocol.HTTP2, HttpProtocol.HTTP1, failure.code.value)
@@ -308,16 +309,27 @@ class ProtocolChooser:
         response_age_s: float = 0.0,
     ) -> None:
         """A final response came by the connection of `attempt`; `alt_svc` is its Alt-Svc field, if any."""
-        if attempt.alternative is not None:
-            if status == _MISDIRECTED:
-                # RFC 7838 §6: it does not serve this origin after all.
+        if status == _MISDIRECTED:
+            # RFC 7838 §6: the alternative does not serve this origin after all, and is not to say what does.
+            if attempt.alternative is not None:
                 self._drop_alternative(attempt.alternative)
-                return
-            self.cache.mark_working(self.origin, attempt.alternative)
-        elif attempt.protocol is HttpProtocol.HTTP2 and self._http2.failure_count:
-            self._http2.reset()
-        attempt.responded = True
-        if alt_svc is not None and status != _MISDIRECTED:
+                if not attempt.responded:
+                    # Else the next response by TCP would bring it back, and every request be misdirected.
+                    detail = "421 to the first request"
+                    self._http3_failed(
+                        attempt.alternative,
+                        Failure(FailureSource.BACKEND, FailureCode.DESTINATION_UNAVAILABLE, detail),
+                        now,
+                    )
+            return
+        if not attempt.responded:
+            # Only the first: a connection that goes on says nothing about making new ones.
+            attempt.responded = True
+            if attempt.alternative is not None:
+                self.cache.mark_working(self.origin, attempt.alternative)
+            elif attempt.protocol is HttpProtocol.HTTP2:
+                self._http2.reset()
+        if alt_svc is not None:
             over = attempt.protocol.value if attempt.protocol is not None else ""
             self.alt_svc_seen(alt_svc, now, received_over=over, response_age_s=response_age_s)
 
@@ -327,36 +339,29 @@ class ProtocolChooser:
             return
         if attempt.alternative is not None:
             self._http3_failed(attempt.alternative, failure, now)
-        elif self._offers_both(attempt) and attempt.protocol is HttpProtocol.HTTP2 and not attempt.responded:
+        elif attempt.alpn_decides and attempt.protocol is HttpProtocol.HTTP2 and not attempt.responded:
             self.learned = None
             if failure.code is FailureCode.HTTP_PROTOCOL_ERROR:
                 self._http2_failed(failure, now)
 
     def earlier_version_required(self, attempt: Attempt, now: float) -> None:
-        """The backend wants another version: HTTP_1_1_REQUIRED (RFC 9113 §7), H3_VERSION_FALLBACK (RFC 9114 §8.1)."""
+        """The backend sent HTTP_1_1_REQUIRED (RFC 9113 §7) or H3_VERSION_FALLBACK (RFC 9114 §8.1)."""
         failure = Failure(FailureSource.BACKEND, FailureCode.HTTP_PROTOCOL_ERROR, "earlier version required")
         if attempt.alternative is not None:
             self._http3_failed(attempt.alternative, failure, now)
-        elif self._offers_both(attempt) and attempt.protocol is HttpProtocol.HTTP2:
+        elif attempt.alpn_decides and attempt.protocol is HttpProtocol.HTTP2:
             self._http2_failed(failure, now)
 
-    @staticmethod
-    def _offers_both(attempt: Attempt) -> bool:
-        return len(attempt.alpn) > 1
-
     def _http3_failed(self, alternative: AlternativeService, failure: Failure, now: float) -> None:
-        if not self.cache.mark_broken(self.origin, alternative, now):
-            return
-        self._suppression_told = False
-        for state in self.cache.states(self.origin, now):
-            if state.alternative == alternative:
-                self._tell_broken("h3_marked_broken", failure, state.suppressed_until, state.failure_count, now)
-                self._events[-1].fields["alternative"] = str(alternative)
+        suppression = self.cache.mark_broken(self.origin, alternative, now)
+        if suppression is not None:
+            self._suppression_told = False
+            self._tell_broken("h3_marked_broken", suppression, failure, now, alternative=str(alternative))
 
     def _http2_failed(self, failure: Failure, now: float) -> None:
         self.learned = None
         if self._http2.failed(now):
-            self._tell_broken("h2_marked_broken", failure, self._http2.until, self._http2.failure_count, now)
+            self._tell_broken("h2_marked_broken", self._http2, failure, now)
 
     # Alternative services.
 
@@ -367,8 +372,8 @@ class ProtocolChooser:
         if not self._learns_alternatives:
             return
         if value != self._alt_svc_value:
-            self._alt_svc_value = value
             self._alt_svc_header = self._parse(value)
+            self._alt_svc_value = value
         elif now - self._alt_svc_refreshed_at < _REFRESH_S:
             return
         self._alt_svc_refreshed_at = now
@@ -390,7 +395,9 @@ class ProtocolChooser:
         try:
             header = parse_alt_svc(value)
         except AltSvcError as error:
-            self._tell("alt_svc_malformed", Level.WARNING, detail=str(error))
+            # Once until one is well-formed: a backend may send a new one with every response.
+            if self._alt_svc_header is not None or not self._alt_svc_value:
+                self._tell("alt_svc_malformed", Level.WARNING, detail=str(error))
             return None
         spoken = tuple(entry for entry in header.entries if entry.protocol_id == ALPN_HTTP3)
         return AltSvcHeader(spoken, header.clear)
@@ -432,13 +439,14 @@ class ProtocolChooser:
         )
 
     def _tell_broken(
-        self, name: str, failure: Failure, until: float, failure_count: int, now: float
+        self, name: str, suppression: Suppression, failure: Failure, now: float, **fields: object
     ) -> None:
         self._tell(
             name,
             Level.WARNING,
-            suppressed_for_s=round(until - now, 3),
-            failure_count=failure_count,
+            **fields,
+            suppressed_for_s=round(suppression.until - now, 3),
+            failure_count=suppression.failure_count,
             error=failure.code.value,
             detail=failure.detail,
         )

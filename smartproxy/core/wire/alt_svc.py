@@ -31,9 +31,7 @@ _QUOTED = rb'"((?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+)"'
 _LIST_GAP = re.compile(rb"[ \t]*+(?:,[ \t]*+)*+")
 _CLEAR = re.compile(rb"clear(?!" + _TCHAR + rb"|=)")
 _ALTERNATIVE = re.compile(rb"(" + _TCHAR + rb"++)=" + _QUOTED)
-_PARAMETER = re.compile(
-    rb"[ \t]*+;[ \t]*+(" + _TCHAR + rb"++)=(?:(" + _TCHAR + rb"++)|" + _QUOTED + rb")"
-)
+_PARAMETER = re.compile(rb"[ \t]*+;[ \t]*+(" + _TCHAR + rb"++)=(?:(" + _TCHAR + rb"++)|" + _QUOTED + rb")")
 _SEPARATOR = re.compile(rb"[ \t]*+(?:,[ \t,]*+|\Z)")
 _QUOTED_PAIR = re.compile(rb"\\(.)", re.DOTALL)
 
@@ -138,9 +136,7 @@ def _unquoted(text: bytes) -> bytes:
     return _QUOTED_PAIR.sub(rb"\1", text) if b"\\" in text else text
 
 
-def _entry(
-    encoded_id: bytes, authority: bytes, parameters: list[tuple[bytes, bytes]]
-) -> AltSvcEntry | None:
+def _entry(encoded_id: bytes, authority: bytes, parameters: list[tuple[bytes, bytes]]) -> AltSvcEntry | None:
     """The alternative, or None if it is one to pass over."""
     protocol_id = _PERCENT_ENCODED.sub(lambda match: bytes.fromhex(match[1].decode("ascii")), encoded_id)
     # RFC 7838 §3: one spelling per name, so that names can be compared as they are.

@@ -332,7 +332,10 @@ class SimulationDriver:
             if self._timer is not None:
                 self._timer.cancel()
             self._armed_for = deadline
-            lateness_s = self._random.uniform(*self._network.faults.timer_lateness_s)
+            # At its very time as often as late: the two round differently.
+            earliest_s, latest_s = self._network.faults.timer_lateness_s
+            is_late = self._random.random() < 0.5
+            lateness_s = self._random.uniform(earliest_s, latest_s) if is_late else earliest_s
             self._timer = self._clock.call_at(deadline + lateness_s, self._timer_fired)
 
     def _timer_fired(self) -> None:

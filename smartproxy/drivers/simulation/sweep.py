@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import signal
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
@@ -20,6 +23,7 @@ Scenario = Callable[[Simulation], Coroutine[Any, Any, object]]
 
 SEEDS_PER_BATCH = 25
 BATCHES_AHEAD = 4
+MOST_SECONDS_PER_SEED = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +92,34 @@ def _run_batch(scenario: Scenario | str, seeds: list[int]) -> tuple[int, list[Sw
     failures: list[SweepFailure] = []
     for seed in seeds:
         try:
-            run_scenario(function, seed)
+            with _alarm_after(MOST_SECONDS_PER_SEED):
+                run_scenario(function, seed)
         except Exception as error:
             failures.append(SweepFailure(seed, str(error)))
     return len(seeds), failures
+
+
+class StillRunning(Exception):
+    """A seed took too long, in real time: something goes round in circles within one event."""
+
+
+@contextmanager
+def _alarm_after(seconds: float) -> Iterator[None]:
+    """Raise StillRunning in the code that runs then, where the system lets us."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(number: int, frame: object) -> None:
+        raise StillRunning(f"still running after {seconds:.0f} s")
+
+    handler_before = signal.signal(signal.SIGALRM, ring)
+    timer_before = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer_before)
+        signal.signal(signal.SIGALRM, handler_before)
 
 
 def load_scenario(name: str) -> Scenario:

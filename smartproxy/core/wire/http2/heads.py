@@ -116,7 +116,9 @@ def decode_request(
     return head
 
 
-def decode_response(lines: Fields, request_method: bytes, end_stream: bool, limits: Http2Limits) -> ResponseHead:
+def decode_response(
+    lines: Fields, request_method: bytes, end_stream: bool, limits: Http2Limits
+) -> ResponseHead:
     """The head in a response's field section. Raises StreamError."""
     section_bytes = _checked_size(lines)
     if not lines or lines[0][0] != b":status" or _STATUS.fullmatch(lines[0][1]) is None:
@@ -125,8 +127,6 @@ def decode_response(lines: Fields, request_method: bytes, end_stream: bool, limi
     section = _decode_fields(lines, 1)
     if section_bytes > limits.header_bytes or len(section.fields) > limits.header_count:
         raise StreamError("fields too large")
-    if section.host is not None:
-        section.fields.append((b"host", section.host))
     # RFC 9113 §8.6: there is no switching of protocols.
     if status == 101 or (status < 200 and end_stream):
         raise StreamError("malformed interim response")
@@ -256,6 +256,8 @@ def _body_length(content_length: int, end_stream: bool) -> int:
 
 def encode_request(head: RequestHead) -> list[EncodedLine]:
     """A request's field section. Connection-specific fields are left out. Raises LocalProtocolError."""
+    if not head.authority:
+        raise LocalProtocolError("a request without authority")
     lines: list[EncodedLine] = [(b":method", head.method, False)]
     if head.method != b"CONNECT" or head.protocol:
         if not head.scheme or not head.target:

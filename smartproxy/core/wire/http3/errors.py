@@ -39,6 +39,7 @@ class QuicErrorCode(IntEnum):
     INVALID_TOKEN = 0xB
     CRYPTO_BUFFER_EXCEEDED = 0xD
     BAD_CERTIFICATE = 0x12A
+    """CRYPTO_ERROR with the TLS alert bad_certificate."""
 
 
 class Http3Error(Exception):
@@ -59,11 +60,13 @@ class RemoteProtocolError(Http3Error):
 
 
 class StreamError(RemoteProtocolError):
-    """The peer broke one message: its stream is reset, the connection goes on (RFC 9114 §4.1.2).
+    """The peer broke one message: its stream is reset, the connection goes on (RFC 9114 §4.1.2)."""
 
-    `status` is the response a server gives before it turns to the next request, or 0 for none.
-    """
 
-    def __init__(self, error_code: int, reason: str, status: int = 0) -> None:
-        super().__init__(error_code, reason)
+class RefusedRequest(Http3Error):
+    """A well-formed request over a limit, to be answered with `status`. Never leaves this package."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(status, reason)
         self.status = status
+        self.reason = reason

@@ -1,132 +1,93 @@
-"""What an HTTP/3 connection reports."""
+"""What an HTTP/3 connection reports: HTTP/2's vocabulary, and what only QUIC has."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from smartproxy.core.wire.http2.events import (
+    DataReceived,
+    GoAwayReceived,
+    RequestReceived,
+    RequestRefused,
+    ResponseReceived,
+    SettingsChanged,
+    StreamEnded,
+    StreamReset,
+    StreamWritable,
+)
 
-from smartproxy.core.http.messages import Fields, RequestHead, ResponseHead
 
-
-@dataclass(slots=True)
 class HandshakeCompleted:
     """TLS is done and, as a client, the server's certificate is accepted."""
 
-    resumed: bool
-    early_data_accepted: bool
+    __slots__ = ("early_data_accepted", "resumed")
+
+    def __init__(self, *, resumed: bool, early_data_accepted: bool) -> None:
+        self.resumed = resumed
+        self.early_data_accepted = early_data_accepted
+
+    def __repr__(self) -> str:
+        return f"<HandshakeCompleted resumed={self.resumed} early={self.early_data_accepted}>"
 
 
-@dataclass(slots=True)
-class SettingsReceived:
-    """The peer's SETTINGS (RFC 9114 §7.2.4); `extended_connect` is RFC 9220's."""
-
-    extended_connect: bool
-    field_section_bytes: int | None
-
-
-@dataclass(slots=True)
-class RequestReceived:
-    """A request's head. `early`: it came in 0-RTT and may be a replay (RFC 8470)."""
-
-    stream_id: int
-    head: RequestHead
-    end_stream: bool = False
-    early: bool = False
-
-
-@dataclass(slots=True)
-class ResponseReceived:
-    """A response's head; with a 1xx status, an interim one."""
-
-    stream_id: int
-    head: ResponseHead
-    end_stream: bool = False
-
-
-@dataclass(slots=True)
-class DataReceived:
-    """Content. Its length is to be given back with `acknowledge_received_data` once consumed."""
-
-    stream_id: int
-    data: bytes
-
-
-@dataclass(slots=True)
-class StreamEnded:
-    """The end of the peer's message, with its trailer section if it had one."""
-
-    stream_id: int
-    trailers: Fields
-
-
-@dataclass(slots=True)
-class StreamReset:
-    """The stream is over in both directions; nothing more is sent or received on it.
-
-    `by_peer`: it was the peer's decision; else this side found its message malformed, too large or late.
-    `unprocessed`: the peer says that it has not acted on the request (RFC 9114 §4.1.1, §5.2).
-    """
-
-    stream_id: int
-    error_code: int
-    by_peer: bool
-    reason: str = ""
-    unprocessed: bool = False
-
-
-@dataclass(slots=True)
 class SendingStopped:
-    """The server reads no more of this request (RFC 9114 §4.1); its response may still come."""
+    """The server reads no more of this request; its response may still come (RFC 9114 §4.1)."""
 
-    stream_id: int
-    error_code: int
+    __slots__ = ("error_code", "stream_id")
 
+    def __init__(self, stream_id: int, error_code: int) -> None:
+        self.stream_id = stream_id
+        self.error_code = error_code
 
-@dataclass(slots=True)
-class StreamWritable:
-    """`unsent_bytes` of a stream that was at its high-water mark is down to the low one."""
-
-    stream_id: int
-
-
-@dataclass(slots=True)
-class StreamsAvailable:
-    """A client may open streams again after `available_streams` was 0."""
+    def __repr__(self) -> str:
+        return f"<SendingStopped {self.stream_id} code={self.error_code:#x}>"
 
 
-@dataclass(slots=True)
-class GoAwayReceived:
-    """No new request goes on this connection (RFC 9114 §5.2).
-
-    As a client: requests on `last_stream_id` and above have not been processed, and each gets its StreamReset.
-    """
-
-    last_stream_id: int
-
-
-@dataclass(slots=True)
 class ConnectionEnded:
-    """The connection is over; every stream with it. Reported once.
+    """The connection is over, and every stream with it. Reported once.
 
-    `error_code` is an `ErrorCode` when `is_application`, else QUIC's (RFC 9000 §20.1; TLS alerts from 0x100).
+    `error_code` is an `ErrorCode` where `is_application`, else QUIC's (RFC 9000 §20.1). `reason` is
+    for the operator's log: it may hold the peer's words.
     """
 
-    error_code: int
-    reason: str
-    by_peer: bool
-    is_application: bool
+    __slots__ = ("by_peer", "error_code", "is_application", "reason")
+
+    def __init__(self, error_code: int, reason: str, *, by_peer: bool, is_application: bool) -> None:
+        self.error_code = error_code
+        self.reason = reason
+        self.by_peer = by_peer
+        self.is_application = is_application
+
+    def __repr__(self) -> str:
+        side = "peer" if self.by_peer else "us"
+        return f"<ConnectionEnded code={self.error_code:#x} by {side} {self.reason!r}>"
 
 
-Event = (
+Http3Event = (
     HandshakeCompleted
-    | SettingsReceived
     | RequestReceived
+    | RequestRefused
     | ResponseReceived
     | DataReceived
     | StreamEnded
     | StreamReset
-    | SendingStopped
     | StreamWritable
-    | StreamsAvailable
+    | SendingStopped
     | GoAwayReceived
+    | SettingsChanged
     | ConnectionEnded
 )
+
+__all__ = [
+    "ConnectionEnded",
+    "DataReceived",
+    "GoAwayReceived",
+    "HandshakeCompleted",
+    "Http3Event",
+    "RequestReceived",
+    "RequestRefused",
+    "ResponseReceived",
+    "SendingStopped",
+    "SettingsChanged",
+    "StreamEnded",
+    "StreamReset",
+    "StreamWritable",
+]

@@ -1,13 +1,15 @@
-"""Field sections to message heads and back, with the checks of RFC 9114 §4 that a QPACK decoder does not make."""
+"""Field sections to heads and back, with the checks of RFC 9114 §4 that no QPACK decoder makes."""
 
 from __future__ import annotations
 
 import re
 
 from smartproxy.core.http.messages import NO_BODY, UNKNOWN_LENGTH, Fields, RequestHead, ResponseHead
+from smartproxy.core.wire.http1.fields import DROPPED_TRAILERS
 from smartproxy.core.wire.http1.syntax import CONTENT_LENGTH, ORIGIN_FORM, TOKEN
 from smartproxy.core.wire.http1.targets import is_authority
-from smartproxy.core.wire.http3.errors import ErrorCode, LocalProtocolError, StreamError
+from smartproxy.core.wire.http3.errors import ErrorCode, LocalProtocolError, RefusedRequest, StreamError
+from smartproxy.core.wire.http3.limits import Http3Limits
 
 _NAME = rb"[!#$%&'*+\-.^_`|~0-9a-z]++"
 _NAMES = re.compile(rb"(?:" + _NAME + rb"\n)*+")
@@ -23,12 +25,14 @@ CONNECTION_SPECIFIC = frozenset(
 
 _SPECIAL = CONNECTION_SPECIFIC | {b"te", b"host", b"content-length", b"cookie", b"expect"}
 
-# RFC 9110 §6.5.1, as the HTTP/1.1 codec does.
-_REFUSED_TRAILERS = CONNECTION_SPECIFIC | {b"te", b"host", b"content-length"}
+_REFUSED_TRAILERS = CONNECTION_SPECIFIC | {b"host", b"content-length"}
+
+
+_LINE_OVERHEAD_BYTES = 32
 
 
 def _malformed(reason: str) -> StreamError:
-    return StreamError(ErrorCode.H3_MESSAGE_ERROR, reason, 400)
+    return StreamError(ErrorCode.H3_MESSAGE_ERROR, reason)
 
 
 def _require_syntax(fields: Fields) -> None:
@@ -63,14 +67,24 @@ _REQUEST_PSEUDO_FIELDS = frozenset((b":method", b":scheme", b":authority", b":pa
 _RESPONSE_PSEUDO_FIELDS = frozenset((b":status",))
 
 
-def decode_request_head(fields: Fields, *, end_stream: bool, target_bytes: int) -> RequestHead:
-    """A request's head from its field section. Raises StreamError with the status to answer."""
+def section_bytes(fields: Fields) -> int:
+    """The size of a field section in the measure of RFC 9114 §4.2.2."""
+    size = _LINE_OVERHEAD_BYTES * len(fields)
+    for name, value in fields:
+        size += len(name) + len(value)
+    return size
+
+
+def decode_request(fields: Fields, end_stream: bool, limits: Http3Limits) -> RequestHead:
+    """The head in a request's field section. Raises StreamError or RefusedRequest."""
     pseudo, rest = _split_pseudo_fields(fields, _REQUEST_PSEUDO_FIELDS)
     method = pseudo.get(b":method")
     if method is None or TOKEN.fullmatch(method) is None:
         raise _malformed("missing or invalid :method")
+    if section_bytes(fields) > limits.header_bytes:
+        raise RefusedRequest(431, "fields too large")
     kept: Fields = []
-    head = RequestHead(method, b"", pseudo.get(b":authority", b""), kept)
+    head = RequestHead(method, b"", b"", kept)
     head.version = 30
     host: bytes | None = None
     cookie_at = -1
@@ -95,13 +109,15 @@ def decode_request_head(fields: Fields, *, end_stream: bool, target_bytes: int) 
                 length = value
             elif name == b"expect":
                 if value.lower() != b"100-continue":
-                    raise StreamError(ErrorCode.H3_MESSAGE_ERROR, "unknown expectation", 417)
+                    raise RefusedRequest(417, "unknown expectation")
                 head.expects_continue = True
             elif name != b"te" or value.lower() != b"trailers":
                 raise _malformed("connection-specific field")
         kept.append(line)
-    _set_target(head, pseudo, host, target_bytes)
-    head.body_length_bytes = _request_length(method, length, end_stream, head.protocol)
+    _set_target(head, pseudo, host, limits.target_bytes)
+    if len(kept) > limits.header_count:
+        raise RefusedRequest(431, "too many fields")
+    head.body_length_bytes = _request_length(method, length, end_stream)
     return head
 
 
@@ -140,13 +156,13 @@ def _set_target(head: RequestHead, pseudo: dict[bytes, bytes], host: bytes | Non
         raise _malformed("unsupported :scheme")
     head.scheme = scheme
     if len(path) > target_bytes:
-        raise StreamError(ErrorCode.H3_MESSAGE_ERROR, "request target too long", 414)
+        raise RefusedRequest(414, "request target too long")
     if ORIGIN_FORM.fullmatch(path) is None and not (path == b"*" and head.method == b"OPTIONS"):
         raise _malformed("invalid :path")
     head.target = path
 
 
-def _request_length(method: bytes, length: bytes | None, end_stream: bool, protocol: bytes) -> int:
+def _request_length(method: bytes, length: bytes | None, end_stream: bool) -> int:
     if length is None:
         return NO_BODY if end_stream else UNKNOWN_LENGTH
     size = _content_length(length)
@@ -163,55 +179,59 @@ def _content_length(value: bytes) -> int:
     return int(value)
 
 
-def decode_response_head(fields: Fields, *, request_method: bytes, end_stream: bool) -> tuple[ResponseHead, int]:
-    """A response's head, and the bytes its content must have (-1: any). Raises StreamError."""
+def decode_response(
+    fields: Fields, request_method: bytes, end_stream: bool, limits: Http3Limits
+) -> ResponseHead:
+    """The head in a response's field section. Raises StreamError."""
     pseudo, rest = _split_pseudo_fields(fields, _RESPONSE_PSEUDO_FIELDS)
     status_text = pseudo.get(b":status")
     if status_text is None or _STATUS.fullmatch(status_text) is None:
         raise _malformed("missing or invalid :status")
     status = int(status_text)
     # RFC 9114 §4.5.
-    if status == 101:
-        raise _malformed("status 101")
-    length: bytes | None = None
+    if status == 101 or (status < 200 and end_stream):
+        raise _malformed("invalid interim response")
+    if section_bytes(fields) > limits.header_bytes or len(rest) > limits.header_count:
+        raise StreamError(ErrorCode.H3_EXCESSIVE_LOAD, "fields too large")
+    length = UNKNOWN_LENGTH
     for name, value in rest:
         if name in _SPECIAL:
             if name in CONNECTION_SPECIFIC or name == b"te":
                 raise _malformed("connection-specific field")
             if name == b"content-length":
-                if length is not None:
+                if length != UNKNOWN_LENGTH:
                     raise _malformed("repeated Content-Length")
-                length = value
-    head = ResponseHead(status, rest, version=30)
-    required = -1
-    if status < 200:
-        if end_stream:
-            raise _malformed("interim response ends the stream")
+                length = _content_length(value)
+    head = ResponseHead(status, rest)
+    head.version = 30
+    if status < 200 or status == 204:
+        # RFC 9110 §8.6.
+        if length > 0:
+            raise _malformed("content in a response that has none")
         head.body_length_bytes = NO_BODY
-        return head, required
-    size = _content_length(length) if length is not None else -1
-    # RFC 9110 §6.4.1, §9.3.6.
-    if request_method == b"HEAD" or status in (204, 304):
+    elif status == 304 or request_method == b"HEAD":
         head.body_length_bytes = NO_BODY
-        return head, 0
-    if request_method == b"CONNECT" and status < 300:
-        return head, required
-    if size >= 0:
-        if end_stream and size:
-            raise _malformed("content shorter than Content-Length")
-        head.body_length_bytes = required = size
+    elif request_method == b"CONNECT" and status < 300:
+        # RFC 9110 §9.3.6: a tunnel's bytes, whatever a Content-Length says.
+        head.body_length_bytes = NO_BODY if end_stream else UNKNOWN_LENGTH
     elif end_stream:
+        if length > 0:
+            raise _malformed("content shorter than Content-Length")
         head.body_length_bytes = NO_BODY
-    return head, required
+    else:
+        head.body_length_bytes = length
+    return head
 
 
-def decode_trailers(fields: Fields) -> Fields:
-    """A trailer section's fields. Raises StreamError for what may not stand in one."""
+def decode_trailers(fields: Fields, limits: Http3Limits) -> Fields:
+    """Trailer fields that may travel (RFC 9110 §6.5.1). Raises StreamError."""
     _require_syntax(fields)
+    if section_bytes(fields) > limits.header_bytes or len(fields) > limits.header_count:
+        raise StreamError(ErrorCode.H3_EXCESSIVE_LOAD, "fields too large")
     for name, _ in fields:
         if name in _REFUSED_TRAILERS:
             raise _malformed("framing or routing field in trailers")
-    return fields
+    return [line for line in fields if line[0] not in DROPPED_TRAILERS]
 
 
 def _require_sendable(fields: Fields) -> None:
@@ -232,7 +252,7 @@ def _sendable(fields: Fields) -> Fields:
     return kept
 
 
-def encode_request_head(head: RequestHead) -> Fields:
+def encode_request(head: RequestHead) -> Fields:
     """The field section of a request. Raises LocalProtocolError for a head HTTP/3 cannot carry."""
     if TOKEN.fullmatch(head.method) is None:
         raise LocalProtocolError("invalid method")
@@ -256,7 +276,7 @@ def encode_request_head(head: RequestHead) -> Fields:
     return section
 
 
-def encode_response_head(head: ResponseHead) -> Fields:
+def encode_response(head: ResponseHead) -> Fields:
     """The field section of a response. Raises LocalProtocolError; status 101 has no place in HTTP/3."""
     if not 100 <= head.status <= 999 or head.status == 101:
         raise LocalProtocolError("invalid status")

@@ -1,4 +1,4 @@
-"""How much one QUIC connection may make us hold or do."""
+"""How much one QUIC peer may cost: memory, frames per window of time, patience."""
 
 from __future__ import annotations
 
@@ -7,54 +7,81 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Http3Limits:
-    """Limits of one connection. What a peer may hold of ours is told to it; what it may cost is counted."""
+    """Limits of one connection. Those of frames count per `window_s` seconds.
+
+    Over a limit the connection ends with H3_EXCESSIVE_LOAD, unless said otherwise. What a connection
+    holds of the peer's is bounded by `connection_window_bytes`, one field section for each stream and
+    `dynamic_table_bytes`; of ours, by what its user queues with `send_data` while `unsent_bytes` is
+    below the user's own high-water mark, and `in_flight_bytes`.
+    """
 
     concurrent_streams: int = 100
     """Requests a client may have open. Over it: STREAM_LIMIT_ERROR, from the QUIC engine."""
-    concurrent_unidirectional_streams: int = 8
-    """Control, QPACK encoder and decoder streams are three of them (RFC 9114 §6.2)."""
-    stream_window_bytes: int = 256 * 1024
-    """Content of one stream received and not yet acknowledged by `acknowledge_received_data`."""
-    connection_window_bytes: int = 1024 * 1024
-    """The same over all streams of the connection; out-of-order bytes count too."""
-    high_water_bytes: int = 256 * 1024
-    """`unsent_bytes` at which `StreamWritable` is promised."""
-    low_water_bytes: int = 64 * 1024
-    """`unsent_bytes` at which it is kept."""
-    in_flight_bytes: int = 2 * 1024 * 1024
-    """Sent and unacknowledged content that is not counted by `unsent_bytes`, shared by the streams."""
-    field_section_bytes: int = 65536
-    """A header or trailer section, counted as RFC 9114 §4.2.2 does. Sent as SETTINGS_MAX_FIELD_SECTION_SIZE."""
-    field_count: int = 128
-    """Field lines of a section, pseudo-header fields included. Over either in a request: 431."""
+    unidirectional_streams: int = 8
+    """Of the peer's; control, QPACK encoder and decoder stream are three (RFC 9114 §6.2)."""
+    stream_window_bytes: int = 128 * 1024
+    """Of one stream, received and not yet given back by `acknowledge_received_data`."""
+    in_flight_bytes: int = 1024 * 1024
+    """Sent and not acknowledged, shared by the streams; what goes beyond counts as unsent, so that a peer
+    which acknowledges all but one packet cannot make us keep what followed it."""
+    low_water_bytes: int = 32768
+    """A stream whose backlog was this large and shrinks below it is announced as writable."""
+
+    header_bytes: int = 65536
+    """One field section, encoded, and decoded in the measure of RFC 9114 §4.2.2; announced as
+    SETTINGS_MAX_FIELD_SECTION_SIZE. Over it: 431 for a request."""
+    header_count: int = 128
+    """Field lines of a message, cookie crumbs joined. Over it: 431 for a request."""
     target_bytes: int = 16384
     """`:path`. Over it: 414."""
+    interim_responses: int = 64
+    """1xx responses to one request. Over it the stream is reset."""
+    head_timeout_s: float = 30.0
+    """From a stream's first byte to its whole request head. Over it the stream is reset with
+    H3_REQUEST_INCOMPLETE. It frees streams that wait for QPACK entries which never come."""
     dynamic_table_bytes: int = 4096
     """SETTINGS_QPACK_MAX_TABLE_CAPACITY; 0 keeps requests from ever waiting for one another."""
+    blocked_streams: int = 16
+    """SETTINGS_QPACK_BLOCKED_STREAMS. Over it: QPACK_DECOMPRESSION_FAILED."""
     encoder_table_bytes: int = 65536
     """The largest table of a peer that our encoder fills; a larger one is left empty."""
-    blocked_streams: int = 16
-    """SETTINGS_QPACK_BLOCKED_STREAMS."""
-    control_frame_bytes: int = 4096
-    """Payload of a SETTINGS or GOAWAY frame."""
+
+    window_s: float = 10.0
+    """Length of the counting window."""
+    resets: int = 100
+    """Streams the peer resets together with those it makes us reset, less the exchanges that ran to
+    their end meanwhile. As a client, resets of our own requests are free."""
+    empty_data: int = 100
+    """DATA frames without content."""
+    ignored_frames: int = 500
+    """Frames and streams of unknown types, MAX_PUSH_ID, repeated GOAWAYs and the like."""
+    settings_bytes: int = 4096
+    """Payload of SETTINGS and of any other control frame that is read."""
     crypto_bytes: int = 65536
     """CRYPTO data ahead of what TLS has read. Over it: CRYPTO_BUFFER_EXCEEDED."""
-    head_timeout_s: float = 30.0
-    """From a request stream's first byte to its whole head. Over it: H3_REQUEST_INCOMPLETE."""
-    resets_per_window: int = 100
-    """Streams reset by the peer, or because of it, in `window_s`. Over it: H3_EXCESSIVE_LOAD."""
-    valueless_frames_per_window: int = 1000
-    """Empty DATA, unknown and control frames in `window_s`. Over it: H3_EXCESSIVE_LOAD."""
-    window_s: float = 10.0
-    """Length of the window in which the two above are counted."""
+
     idle_timeout_s: float = 30.0
     """max_idle_timeout (RFC 9000 §10.1)."""
     keep_alive_s: float = 0.0
     """Silence after which a PING is sent while a stream is open; 0 for never."""
     datagram_bytes: int = 1200
-    """UDP payload we send at most; 1200 crosses every path QUIC may use (RFC 9000 §14)."""
+    """UDP payload we send at most. 1200 crosses every path that QUIC may use (RFC 9000 §14)."""
     initial_congestion_window_datagrams: int = 10
     """RFC 9002 §7.2."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what QUIC cannot work with."""
+        if self.concurrent_streams < 1 or self.unidirectional_streams < 3:
+            raise ValueError("at least 1 request stream and 3 unidirectional streams")
+        if self.stream_window_bytes < 4096 or self.stream_window_bytes < self.settings_bytes:
+            raise ValueError("stream_window_bytes must be at least 4096, and at least settings_bytes")
+        if self.datagram_bytes < 1200:
+            raise ValueError("datagram_bytes must be at least 1200")
+
+    @property
+    def connection_window_bytes(self) -> int:
+        """The connection's flow-control window: streams that nobody reads cannot starve the others."""
+        return self.stream_window_bytes * (self.concurrent_streams + self.unidirectional_streams + 2)
 
 
 DEFAULT_LIMITS = Http3Limits()
@@ -65,12 +92,14 @@ class EndpointLimits:
     """Limits of a server endpoint over all its connections."""
 
     connections: int = 10000
-    """Over it: an Initial is answered with CONNECTION_REFUSED, and no state is made."""
+    """Over it an Initial is answered with CONNECTION_REFUSED, and no state is made."""
     handshakes: int = 1000
-    """Connections that have not finished their handshake, over which Initials are dropped."""
+    """Connections whose handshake is not done, over which Initials are dropped."""
     handshakes_before_retry: int = 100
-    """Connections that have not finished their handshake, above which an Initial has to come back
-    with a Retry token (RFC 9000 §8.1.2). 0 demands it of every client."""
+    """Connections whose handshake is not done, above which an Initial has to come back with a Retry
+    token (RFC 9000 §8.1.2); -1 demands it of every client."""
+    handshake_timeout_s: float = 10.0
+    """From a client's first Initial to the end of its handshake."""
     retry_token_lifetime_s: float = 10.0
     """A client returns it at once."""
     stateless_packets_per_s: int = 1000

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 import pylsqpack
 
 from smartproxy.core.http.messages import Fields
-from smartproxy.core.wire.http3.errors import ErrorCode, RemoteProtocolError, StreamError
-
+from smartproxy.core.wire.http3.errors import ErrorCode, RefusedRequest, RemoteProtocolError
+from smartproxy.core.wire.http3.limits import Http3Limits
 
 _MOST_BLOCKED_STREAMS = 0xFFFF
+# A browser sends each cookie as a field line of its own (RFC 9114 §4.2.1).
+_CRUMBS_PER_FIELD = 4
 
 
 class SectionBlockedError(Exception):
@@ -22,23 +24,20 @@ class QpackDecoder:
     the whole table holds, so the lines are counted in the encoded section first.
     """
 
-    __slots__ = ("_capacity", "_decoder", "_field_count", "_field_section_bytes")
+    __slots__ = ("_capacity", "_decoder", "_most_lines")
 
-    def __init__(
-        self, dynamic_table_bytes: int, blocked_streams: int, field_section_bytes: int, field_count: int
-    ) -> None:
-        self._decoder = pylsqpack.Decoder(dynamic_table_bytes, blocked_streams)
-        self._capacity = dynamic_table_bytes
-        self._field_section_bytes = field_section_bytes
-        self._field_count = field_count
+    def __init__(self, limits: Http3Limits) -> None:
+        self._decoder = pylsqpack.Decoder(limits.dynamic_table_bytes, limits.blocked_streams)
+        self._capacity = limits.dynamic_table_bytes
+        self._most_lines = limits.header_count * _CRUMBS_PER_FIELD
 
     def decode(self, stream_id: int, section: bytes) -> tuple[bytes, Fields]:
         """What to send on the decoder stream, and the fields.
 
-        Raises SectionBlockedError; StreamError 431 over a limit; RemoteProtocolError QPACK_DECOMPRESSION_FAILED.
+        Raises SectionBlockedError, RefusedRequest for too many lines, RemoteProtocolError.
         """
-        if count_field_lines(section, self._field_count) > self._field_count:
-            raise StreamError(ErrorCode.H3_EXCESSIVE_LOAD, "too many fields", 431)
+        if count_field_lines(section, self._most_lines) > self._most_lines:
+            raise RefusedRequest(431, "too many fields")
         try:
             instructions, fields = self._decoder.feed_header(stream_id, section)
         except pylsqpack.StreamBlocked:
@@ -54,14 +53,6 @@ class QpackDecoder:
         except pylsqpack.DecompressionFailed:
             raise RemoteProtocolError(ErrorCode.QPACK_DECOMPRESSION_FAILED, "undecodable section") from None
         return instructions, fields
-
-    def require_size(self, fields: Fields) -> None:
-        """Raise StreamError 431 for a section over the size that was announced (RFC 9114 §4.2.2)."""
-        size = 32 * len(fields)
-        for name, value in fields:
-            size += len(name) + len(value)
-        if size > self._field_section_bytes:
-            raise StreamError(ErrorCode.H3_EXCESSIVE_LOAD, "fields too large", 431)
 
     def cancel(self, stream_id: int) -> bytes:
         """What to send on the decoder stream about a stream nobody reads any more (RFC 9204 §2.2.2.2)."""

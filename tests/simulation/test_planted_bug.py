@@ -1,0 +1,90 @@
+"""A bug planted on purpose is found by a sweep, and replays from its seed (told in docs/simulation.md)."""
+
+from __future__ import annotations
+
+import pytest
+from simulated_world import World, forward_route
+
+from smartproxy.core.stream import Link
+from smartproxy.drivers.simulation import Faults, ScriptFailed, Simulation, run_scenario, sweep
+
+SEEDS = range(200)
+
+
+async def upload(sim: Simulation) -> None:
+    """A client sends a file through the proxy, and the backend must get it whole."""
+    route = forward_route(9000, {"host": "10.0.0.1", "port": 9000}, protocol="tcp")
+    world = World(sim, {"routes": [route]}, Faults(segment_bytes=(1, 65536), send_buffer_bytes=8192))
+    listener = sim.listen("10.0.0.1", 9000)
+    client = await sim.connect(9000)
+    file = sim.random.randbytes(sim.random.randrange(1, 100_000))
+
+    async def send() -> bytes:
+        await client.send(file)
+        await client.send_eof()
+        return b""
+
+    async def receive() -> bytes:
+        backend = await listener.accept()
+        received = await backend.receive_all()
+        backend.close()
+        return received
+
+    received = (await sim.gather(send(), receive()))[1]
+    assert received == file, f"{len(received)} of {len(file)} bytes arrived"
+    client.close()
+    await world.settle()
+
+
+@pytest.fixture
+def planted_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue that grows long forgets the write it took last: right on every fast network."""
+    pull = Link.pull
+
+    def pull_and_forget(link: Link) -> bytes:
+        if len(link._outgoing) > 12:
+            link.outgoing_bytes -= len(link._outgoing.pop())
+        return pull(link)
+
+    monkeypatch.setattr(Link, "pull", pull_and_forget)
+
+
+def test_without_the_bug_every_seed_passes() -> None:
+    assert sweep(upload, SEEDS) == []
+
+
+@pytest.mark.usefixtures("planted_bug")
+def test_a_sweep_finds_the_bug_and_the_seed_replays_it() -> None:
+    failures = sweep(upload, SEEDS)
+    # Most seeds are too kind for it.
+    assert 0 < len(failures) < len(SEEDS) // 4
+    first = failures[0]
+    assert f"seed {first.seed}: script upload: AssertionError: " in first.message
+    assert " bytes arrived" in first.message
+
+    transcripts = []
+    for _ in range(2):
+        with Simulation(first.seed, transcript_lines=None) as sim:
+            with pytest.raises(ScriptFailed) as caught:
+                sim.run_until_complete(upload(sim))
+            assert str(caught.value) == first.message
+            transcripts.append(sim.transcript.to_text())
+    assert transcripts[0] == transcripts[1]
+
+
+@pytest.mark.usefixtures("planted_bug")
+def test_the_replay_shows_what_was_forgotten() -> None:
+    seed = sweep(upload, SEEDS)[0].seed
+    with Simulation(seed, transcript_lines=None) as sim:
+        with pytest.raises(ScriptFailed):
+            sim.run_until_complete(upload(sim))
+        held = sim.drivers[0].sockets
+        assert not held, "the proxy itself believes that all went well"
+
+
+def test_once_it_is_mended_the_same_seed_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Link, "pull", lambda link: b"")
+        with pytest.raises(Exception, match="seed 0"):
+            run_scenario(upload, 0)
+    run_scenario(upload, 0)
