@@ -92,16 +92,31 @@ class TimerHeap:
         return inf
 
     def fire(self, now: float) -> None:
-        """Run the callback of every timer that is due at `now`, in order of deadline."""
+        """Run the callback of every timer that is due at `now`, in order of deadline.
+
+        A timer that a callback makes due again at once waits for the next call, so
+        that this one ends. What a callback raises goes on to the caller; the timers
+        it kept from running stay due.
+        """
         heap = self._heap
-        while heap and heap[0][0] <= now:
-            queued_at, _, timer = heapq.heappop(heap)
-            if queued_at != timer._queued_at:
-                continue
-            timer._queued_at = inf
-            deadline = timer.deadline
-            if deadline <= now:
-                timer.deadline = inf
-                timer.callback()
-            elif deadline != inf:
-                self.set(timer, deadline)
+        last_sequence = self._sequence
+        put_off: list[tuple[float, int, Timer]] = []
+        try:
+            while heap and heap[0][0] <= now:
+                entry = heapq.heappop(heap)
+                queued_at, sequence, timer = entry
+                if queued_at != timer._queued_at:
+                    continue
+                if sequence > last_sequence:
+                    put_off.append(entry)
+                    continue
+                timer._queued_at = inf
+                deadline = timer.deadline
+                if deadline <= now:
+                    timer.deadline = inf
+                    timer.callback()
+                elif deadline != inf:
+                    self.set(timer, deadline)
+        finally:
+            for entry in put_off:
+                heapq.heappush(heap, entry)

@@ -136,8 +136,8 @@ class EngineMachine(RuleBasedStateMachine):
     """Drives one engine as a driver may, never gentler and never worse than the contract of `Link`."""
 
     @initialize()
-    def begin(self) -> None:
-        self.now = START_S
+    def begin(self, started_at: float = START_S) -> None:
+        self.now = started_at
         env = Env(Random(1).randbytes, lambda: 1_700_000_000.0 + self.now)
         self.engine = Engine(CONFIGURATIONS[0], env)
         self.engine.handle_started(self.now)

@@ -6,9 +6,9 @@ import pytest
 from simulated_world import World, forward_route
 
 from smartproxy.core.stream import Link
-from smartproxy.drivers.simulation import Faults, ScriptFailed, Simulation, run_scenario, sweep
+from smartproxy.drivers.simulation import Faults, ScriptFailed, Simulation, sweep
 
-SEEDS = range(200)
+SEEDS = range(100, 300)
 
 
 async def upload(sim: Simulation) -> None:
@@ -17,7 +17,7 @@ async def upload(sim: Simulation) -> None:
     world = World(sim, {"routes": [route]}, Faults(segment_bytes=(1, 65536), send_buffer_bytes=8192))
     listener = sim.listen("10.0.0.1", 9000)
     client = await sim.connect(9000)
-    file = sim.random.randbytes(sim.random.randrange(1, 100_000))
+    file = b"".join(b"line %05d\n" % number for number in range(sim.random.randrange(1, 4000)))
 
     async def send() -> bytes:
         await client.send(file)
@@ -42,7 +42,7 @@ def planted_bug(monkeypatch: pytest.MonkeyPatch) -> None:
     pull = Link.pull
 
     def pull_and_forget(link: Link) -> bytes:
-        if len(link._outgoing) > 12:
+        if len(link._outgoing) > 60:
             link.outgoing_bytes -= len(link._outgoing.pop())
         return pull(link)
 
@@ -70,21 +70,3 @@ def test_a_sweep_finds_the_bug_and_the_seed_replays_it() -> None:
             assert str(caught.value) == first.message
             transcripts.append(sim.transcript.to_text())
     assert transcripts[0] == transcripts[1]
-
-
-@pytest.mark.usefixtures("planted_bug")
-def test_the_replay_shows_what_was_forgotten() -> None:
-    seed = sweep(upload, SEEDS)[0].seed
-    with Simulation(seed, transcript_lines=None) as sim:
-        with pytest.raises(ScriptFailed):
-            sim.run_until_complete(upload(sim))
-        held = sim.drivers[0].sockets
-        assert not held, "the proxy itself believes that all went well"
-
-
-def test_once_it_is_mended_the_same_seed_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(Link, "pull", lambda link: b"")
-        with pytest.raises(Exception, match="seed 0"):
-            run_scenario(upload, 0)
-    run_scenario(upload, 0)

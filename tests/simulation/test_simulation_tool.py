@@ -425,6 +425,18 @@ def test_tls_between_scripts() -> None:
 # Sweeps and the command line.
 
 
+async def never_returns(sim: Simulation) -> None:
+    while sim.seed == 1:
+        sim.transcript.note("round and round")
+
+
+def test_a_seed_that_goes_round_in_circles_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["smartproxy.drivers.simulation.sweep"], "MOST_SECONDS_PER_SEED", 0.2)
+    failures = sweep(never_returns, range(3))
+    assert [failure.seed for failure in failures] == [1]
+    assert "still running after 0 s, at " in failures[0].message
+
+
 def test_a_sweep_gives_the_failing_seeds_and_their_messages() -> None:
     progress: list[int] = []
     failures = sweep(odd_seeds_fail, range(60), on_progress=lambda done, found: progress.append(done))

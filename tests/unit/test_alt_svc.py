@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -113,9 +111,6 @@ def test_what_cannot_be_used_is_passed_over_alone(alternative: bytes) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        b"",
-        b" \t",
-        b",,",
         b"h3",
         b"Clear",
         b"clear=1",
@@ -145,7 +140,13 @@ def test_what_leaves_the_grammar_is_refused_whole(value: bytes) -> None:
     with pytest.raises(AltSvcError):
         parse_alt_svc(value)
     with pytest.raises(AltSvcError):
-        parse_alt_svc(b'h3=":443", ' + value + b'"')
+        parse_alt_svc(b'h3=":443", ' + value)
+
+
+@pytest.mark.parametrize("value", [b"", b" \t", b",,", b" , "])
+def test_an_empty_value_is_refused(value: bytes) -> None:
+    with pytest.raises(AltSvcError):
+        parse_alt_svc(value)
 
 
 def test_values_are_bounded() -> None:
@@ -201,19 +202,9 @@ def test_the_example_follows_the_advertisement_and_falls_back(capsys: pytest.Cap
     assert len(EXAMPLE.read_text().splitlines()) < 80
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     assert capsys.readouterr().out.splitlines() == [
-        "GET /1 went to the origin",
-        "GET /2 went to the alternative",
-        "GET /3 went to the origin",
-        "GET /4 went to the origin",
-        "GET /5 went to the alternative",
+        "/1 went to the origin",
+        "/2 went to the alternative",
+        "/3 went to the origin",
+        "/4 went to the origin",
+        "/5 went to the alternative",
     ]
-
-
-def test_the_example_can_be_imported() -> None:
-    specification = importlib.util.spec_from_file_location("alt_svc_client", EXAMPLE)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["alt_svc_client"] = module
-    specification.loader.exec_module(module)
-    assert callable(module.fetch)

@@ -491,9 +491,9 @@ class Exchange:
             return
         self._note_progress(backend)
         if not self._server.request_ended and not backend.stream.notify_writable:
-            window_s = now - self._window_started_at
-            if window_s < socket_s:
-                self._arm(socket_s - window_s)
+            window_ends_at = self._window_started_at + socket_s
+            if now < window_ends_at:
+                self._context.timers.set(connection.timer, window_ends_at)
                 return
             request_bytes = self._request_bytes + self._server.relayed_request_bytes
             received = request_bytes - self._window_request_bytes
@@ -506,9 +506,9 @@ class Exchange:
                 failure = Failure(FailureSource.CLIENT, FailureCode.CONNECTION_READ_TIMEOUT, "body too slow")
                 self._refuse(408, failure, "The request body did not arrive in time.")
                 return
-        remaining_s = self._last_activity + socket_s - now
-        if remaining_s > 0:
-            self._arm(remaining_s)
+        silent_until = self._last_activity + socket_s
+        if now < silent_until:
+            self._context.timers.set(connection.timer, silent_until)
         else:
             self._time_out()
 

@@ -198,7 +198,6 @@ class Http1Client:
         decoder = self._decoder
         # An undrained request or surplus response bytes would poison the next exchange (request smuggling).
         if self._keep_alive and self._request_ended and self._shareable and not decoder.buffered_bytes:
-            decoder.start_next_message()
             # A slow client may have had it paused; whoever comes next, or nobody, must hear its end.
             self.stream.resume_reading()
             if not self._pool.connection_free(self):

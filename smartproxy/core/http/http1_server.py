@@ -152,9 +152,9 @@ class Http1Server:
         self._body_wanted = False
         self._awaits_continue = head.expects_continue
         if head.body_length_bytes == NO_BODY:
-            self._decoder.next_event()
             self._request_ended = True
-            self._note_last_request()
+            if self._eof:
+                self._note_last_request()
         else:
             self._request_ended = False
         exchange = self._exchange = Exchange(connection, self, head)

@@ -72,6 +72,19 @@ class RequestHead:
         #: The `:protocol` of an extended CONNECT (RFC 8441); else empty.
         self.protocol = protocol
 
+    def with_same_fields(self, method: bytes, target: bytes) -> RequestHead:
+        """A request for `target` that is in all else like this one. The list of fields is its own."""
+        head = RequestHead(method, target, self.authority, self.fields.copy())
+        head.scheme = self.scheme
+        head.version = self.version
+        head.body_length_bytes = self.body_length_bytes
+        head.keep_alive = self.keep_alive
+        head.expects_continue = self.expects_continue
+        head.upgrade = self.upgrade
+        head.connection_options = self.connection_options
+        head.protocol = self.protocol
+        return head
+
     def __repr__(self) -> str:
         return f"<RequestHead {self.method!r} {self.authority!r}{self.target!r} {len(self.fields)} fields>"
 

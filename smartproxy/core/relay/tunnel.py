@@ -151,7 +151,8 @@ class Tunnel:
             if relay is not None and relay.moved_bytes != direction.relay_seen_bytes:
                 direction.relay_seen_bytes = relay.moved_bytes
                 self.last_activity = now
-        if now - self.last_activity >= self.idle_s:
+        # Written as it was armed: the difference may round to less than `idle_s` at its very deadline.
+        if now >= self.last_activity + self.idle_s:
             self.end(Failure(FailureSource.PROXY, FailureCode.IDLE_TIMEOUT))
         else:
             self._arm()

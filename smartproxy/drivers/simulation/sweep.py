@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from smartproxy.drivers.simulation.simulation import TRANSCRIPT_LINES, Simulation
@@ -110,8 +111,9 @@ def _alarm_after(seconds: float) -> Iterator[None]:
         yield
         return
 
-    def ring(number: int, frame: object) -> None:
-        raise StillRunning(f"still running after {seconds:.0f} s")
+    def ring(number: int, frame: FrameType | None) -> None:
+        place = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}" if frame is not None else "nowhere"
+        raise StillRunning(f"still running after {seconds:.0f} s, at {place}")
 
     handler_before = signal.signal(signal.SIGALRM, ring)
     timer_before = signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final, Generic, NoReturn, TypeVar
+from typing import ClassVar, Final, Generic, NoReturn, TypeVar
 
-from smartproxy.core.http.messages import UNKNOWN_LENGTH, EndOfMessage, Fields, RequestHead, ResponseHead
+from smartproxy.core.http.messages import (
+    NO_BODY,
+    UNKNOWN_LENGTH,
+    EndOfMessage,
+    Fields,
+    RequestHead,
+    ResponseHead,
+)
 from smartproxy.core.wire.http1 import judge
 from smartproxy.core.wire.http1.errors import LocalProtocolError, RemoteProtocolError
 from smartproxy.core.wire.http1.fields import keep_trailers
@@ -59,13 +66,16 @@ class MessageDecoder(Generic[Head]):
         "_state",
     )
 
+    _first_state: ClassVar[int]
+    """What a decoder does between two messages."""
+
     def __init__(self, limits: Http1Limits = DEFAULT_LIMITS) -> None:
         self._limits = limits
         self._buffer: bytes | bytearray = b""
         self._position = 0
         # Bytes of an incomplete section that have been searched for its end; not 0 only for those.
         self._scanned = 0
-        self._state: int = IDLE
+        self._state = self._first_state
         # Content bytes still to come, of the message or of the chunk.
         self._remaining = 0
         self._chunk_overhead = 0
@@ -132,10 +142,14 @@ class MessageDecoder(Generic[Head]):
             raise
 
     def start_next_message(self) -> None:
-        """Go on to the connection's next message. Raises LocalProtocolError unless this one has ended."""
-        if self._state != COMPLETE:
+        """Go on to the connection's next message.
+
+        Raises LocalProtocolError unless this one's content has all been returned, if
+        it has any; its `EndOfMessage` may be left unread.
+        """
+        if self._state != COMPLETE and self._state != END:
             raise LocalProtocolError("the message has not ended")
-        self._state = self._first_state()
+        self._state = self._first_state
 
     def take_buffered(self) -> bytes:
         """Everything unread, for whoever speaks on this connection now; the decoder is done with it."""
@@ -185,9 +199,6 @@ class MessageDecoder(Generic[Head]):
     def _next_head(self) -> Head | None:
         raise NotImplementedError
 
-    def _first_state(self) -> int:
-        raise NotImplementedError
-
     def _attribute(self, error: RemoteProtocolError) -> None:
         """Correct the status of an error to the side that made it."""
 
@@ -205,7 +216,7 @@ class MessageDecoder(Generic[Head]):
     def _whole_buffer(self) -> bytes:
         """The buffer as bytes, `_position` still pointing into it."""
         buffer = self._buffer
-        if isinstance(buffer, bytes):
+        if type(buffer) is bytes:
             return buffer
         whole = self._buffer = bytes(buffer)
         return whole
@@ -218,7 +229,7 @@ class MessageDecoder(Generic[Head]):
             self._position = position
 
     def _begin_content(self, body_length_bytes: int) -> None:
-        if body_length_bytes == 0:
+        if body_length_bytes == NO_BODY:
             self._state = END
         elif body_length_bytes == UNKNOWN_LENGTH:
             self._state = FIRST_CHUNK
@@ -257,7 +268,9 @@ class MessageDecoder(Generic[Head]):
     # Content.
 
     def _next_content(self) -> bytes | None:
-        buffer = self._whole_buffer()
+        buffer = self._buffer
+        if type(buffer) is not bytes:
+            buffer = self._whole_buffer()
         if not buffer:
             self._await_rest()
             return None

@@ -9,10 +9,14 @@ from smartproxy.core.wire.http1.errors import LocalProtocolError
 from smartproxy.core.wire.http1.syntax import CONTROL_BYTES, ORIGIN_FORM, TOKEN, TOKEN_BYTES
 from smartproxy.core.wire.http1.targets import is_authority
 
-_join_lines = b"\r\n".join
-_join_field = b": ".join
-
+_USUAL_METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
 _DELICATE_NAMES = frozenset((b"", b"host", b"content-length", b"transfer-encoding"))
+
+TEMPLATES_KEPT = 256
+LONGEST_TEMPLATE_KEPT_BYTES = 1024
+
+_templates: dict[tuple[bytes, ...], bytes] = {}
+"""By the names of a head's fields, which mostly come in few combinations: see `_template`."""
 
 _STATUS_LINES: dict[int, bytes] = {
     status.value: b"HTTP/1.1 %d %b" % (status.value, status.phrase.encode("ascii")) for status in HTTPStatus
@@ -29,7 +33,7 @@ def encode_request_head(head: RequestHead) -> bytes:
     method = head.method
     target = head.target
     authority = head.authority
-    if TOKEN.fullmatch(method) is None:
+    if method not in _USUAL_METHODS and TOKEN.fullmatch(method) is None:
         raise LocalProtocolError("method is not a token")
     if authority and not is_authority(authority):
         raise LocalProtocolError("invalid authority")
@@ -82,8 +86,11 @@ def encode_last_chunk(trailers: Fields) -> bytes:
 
 def _assemble(start: bytes, fields: Fields, line_count: int) -> bytes:
     if fields:
-        _require_well_named(fields)
-        wire = b"%b\r\n%b\r\n\r\n" % (start, _join_lines(map(_join_field, fields)))
+        names, values = zip(*fields, strict=True)
+        template = _templates.get(names)
+        if template is None:
+            template = _template(names)
+        wire = template % (start, *values)
     else:
         wire = start + b"\r\n\r\n"
     # Every control byte that is there must be one of the CRs and LFs put there by us.
@@ -93,8 +100,20 @@ def _assemble(start: bytes, fields: Fields, line_count: int) -> bytes:
     return wire
 
 
-def _require_well_named(fields: Fields) -> None:
-    names = [name for name, _ in fields]
+def _template(names: tuple[bytes, ...]) -> bytes:
+    """A head with places for its first line and its values. Raises LocalProtocolError for names it may not have."""
+    _require_well_named(names)
+    lines = [name.replace(b"%", b"%%") + b": %b\r\n" for name in names]
+    template = b"%b\r\n" + b"".join(lines) + b"\r\n"
+    if len(template) <= LONGEST_TEMPLATE_KEPT_BYTES:
+        # Peers choose the names, so there is a bound. Starting afresh is cheaper than keeping an order of use.
+        if len(_templates) >= TEMPLATES_KEPT:
+            _templates.clear()
+        _templates[names] = template
+    return template
+
+
+def _require_well_named(names: tuple[bytes, ...]) -> None:
     if b"".join(names).translate(None, TOKEN_BYTES):
         raise LocalProtocolError("field name is not a token")
     if _DELICATE_NAMES.isdisjoint(names):

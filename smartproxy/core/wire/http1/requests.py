@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 from smartproxy.core.http.messages import NO_BODY, UNKNOWN_LENGTH, EndOfMessage, Fields, RequestHead
 from smartproxy.core.wire.http1 import judge
@@ -18,6 +18,8 @@ from smartproxy.core.wire.http1.limits import DEFAULT_LIMITS, Http1Limits
 from smartproxy.core.wire.http1.syntax import REQUEST_HEAD, SPLIT_FIELD_LINES
 from smartproxy.core.wire.http1.targets import is_authority, same_authority, split_target
 
+_REMEMBERED_BYTES = 1024
+"""Longer field lines are read anew each time, so that an idle connection does not keep them."""
 _MAX_EMPTY_LINES = 2
 _CR = 13
 
@@ -40,22 +42,26 @@ class RequestDecoder(MessageDecoder[RequestHead]):
     `start_next_message`.
     """
 
-    __slots__ = ("_empty_lines",)
+    __slots__ = ("_empty_lines", "_last_head", "_last_lines", "_last_minor")
+
+    _first_state: ClassVar[int] = HEAD
 
     def __init__(self, limits: Http1Limits = DEFAULT_LIMITS) -> None:
         super().__init__(limits)
-        self._state = HEAD
         self._empty_lines = 0
-
-    def _first_state(self) -> int:
-        return HEAD
+        # Clients mostly repeat their field lines, and those say all about a request but its request line.
+        self._last_head: RequestHead | None = None
+        self._last_lines = b""
+        self._last_minor = b""
 
     def _next_head(self) -> RequestHead | None:
         if not self._buffer:
             return None
         match = None
         if not self._scanned:
-            buffer = self._whole_buffer()
+            buffer = self._buffer
+            if type(buffer) is not bytes:
+                buffer = self._whole_buffer()
             if buffer[self._position] == _CR and not self._skip_empty_lines(buffer):
                 return None
             match = REQUEST_HEAD.match(buffer, self._position)
@@ -75,14 +81,28 @@ class RequestDecoder(MessageDecoder[RequestHead]):
         method, target, minor, lines = match.groups()
         if len(target) > self._limits.target_bytes:
             raise RemoteProtocolError(414, "request target too long")
-        field_lines = SPLIT_FIELD_LINES.findall(lines)
-        if len(field_lines) > self._limits.header_count:
-            raise RemoteProtocolError(431, "too many fields")
         if method == b"CONNECT":
             raise RemoteProtocolError(400, "invalid authority in request target")
-        head = _interpret(method, b"", b"", target, 1 if minor == b"1" else 0, field_lines)
+        last_head = self._last_head
+        if last_head is not None and lines == self._last_lines and minor == self._last_minor:
+            head = last_head.with_same_fields(method, target)
+        else:
+            field_lines = SPLIT_FIELD_LINES.findall(lines)
+            if len(field_lines) > self._limits.header_count:
+                raise RemoteProtocolError(431, "too many fields")
+            head = _interpret(method, b"", b"", target, 1 if minor == b"1" else 0, field_lines)
+            self._remember(head, minor, lines)
         self._finish_head(head, end)
         return head
+
+    def _remember(self, head: RequestHead, minor: bytes, lines: bytes) -> None:
+        if len(lines) <= _REMEMBERED_BYTES:
+            self._last_head = head
+            self._last_minor = minor
+            self._last_lines = lines
+        else:
+            self._last_head = None
+            self._last_lines = b""
 
     def _finish_head(self, head: RequestHead, end: int) -> None:
         self._consume_to(end)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from smartproxy.core.http.messages import NO_BODY, UNKNOWN_LENGTH, EndOfMessage, Fields, ResponseHead
 from smartproxy.core.wire.http1 import judge
 from smartproxy.core.wire.http1.decoder import (
@@ -41,6 +43,8 @@ class ResponseDecoder(MessageDecoder[ResponseHead]):
 
     __slots__ = ("_chunked", "_method")
 
+    _first_state: ClassVar[int] = IDLE
+
     def __init__(self, limits: Http1Limits = DEFAULT_LIMITS) -> None:
         super().__init__(limits)
         self._method = b""
@@ -51,15 +55,10 @@ class ResponseDecoder(MessageDecoder[ResponseHead]):
 
         Raises LocalProtocolError while a response is under way or the connection is of no more use.
         """
-        if self._state == COMPLETE:
-            self.start_next_message()
-        if self._state != IDLE:
+        if self._state != COMPLETE and self._state != IDLE:
             raise LocalProtocolError("a response is still under way")
         self._state = HEAD
         self._method = method
-
-    def _first_state(self) -> int:
-        return IDLE
 
     def _attribute(self, error: RemoteProtocolError) -> None:
         error.status = 502
@@ -71,7 +70,9 @@ class ResponseDecoder(MessageDecoder[ResponseHead]):
             return None
         match = None
         if not self._scanned:
-            buffer = self._whole_buffer()
+            buffer = self._buffer
+            if type(buffer) is not bytes:
+                buffer = self._whole_buffer()
             match = RESPONSE_HEAD.match(buffer, self._position)
         if match is None:
             end = self._section_end()
@@ -163,15 +164,14 @@ class ResponseDecoder(MessageDecoder[ResponseHead]):
                 head.upgrade = upgrade.lower()
         elif minor_version == 0:
             head.keep_alive = False
-        if not self._outlives(status, body_length_bytes):
+        if (
+            (body_length_bytes == UNKNOWN_LENGTH and not self._chunked)
+            or status == 101
+            or (self._method == b"CONNECT" and 200 <= status < 300)
+        ):
+            # The framing leaves no HTTP/1.1 connection behind.
             head.keep_alive = False
         return head
-
-    def _outlives(self, status: int, body_length_bytes: int) -> bool:
-        """Whether the framing leaves an HTTP/1.1 connection behind."""
-        if status == 101 or (self._method == b"CONNECT" and 200 <= status < 300):
-            return False
-        return body_length_bytes != UNKNOWN_LENGTH or self._chunked
 
 
 ResponseEvent = ResponseHead | bytes | EndOfMessage

@@ -26,6 +26,12 @@ class Http3Limits:
     which acknowledges all but one packet cannot make us keep what followed it."""
     low_water_bytes: int = 32768
     """A stream whose backlog was this large and shrinks below it is announced as writable."""
+    stalled_stream_s: float = 60.0
+    """How long a stream may have content waiting for the peer's credit; then it is reset."""
+    stalled_progress_bytes: int = 4096
+    """What must get out of such a stream in that time for the wait to begin anew."""
+    instruction_bytes: int = 65536
+    """QPACK instructions and control frames waiting because the peer gives no credit for them."""
 
     header_bytes: int = 65536
     """One field section, encoded, and decoded in the measure of RFC 9114 §4.2.2; announced as

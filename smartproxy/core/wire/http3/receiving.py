@@ -39,7 +39,15 @@ class MessageReceiver:
     connection is; `decoder_instructions` then and otherwise holds what the QPACK decoder has to say.
     """
 
-    __slots__ = ("_counters", "_decoder", "_is_client", "_limits", "decoder_instructions", "events", "is_early")
+    __slots__ = (
+        "_counters",
+        "_decoder",
+        "_is_client",
+        "_limits",
+        "decoder_instructions",
+        "events",
+        "is_early",
+    )
 
     def __init__(
         self, limits: Http3Limits, decoder: QpackDecoder, counters: AbuseCounters, *, is_client: bool

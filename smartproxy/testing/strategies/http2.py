@@ -1,0 +1,112 @@
+"""Strategies over HTTP/2 (RFC 9113): exchanges as programmes for both ends, and frames of every kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import strategies as st
+
+from smartproxy.core.http.messages import Fields
+from smartproxy.core.wire.http2 import frames
+from smartproxy.testing.strategies.http1 import authorities, bodies, field_values, methods, origin_form_targets
+
+_GOVERNING_NAMES = frozenset(
+    b"""
+    host content-length transfer-encoding connection keep-alive proxy-connection upgrade te expect cookie
+    """.split()
+)
+_NAME_CHARACTERS = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
+_BODYLESS_STATUSES = (204, 304)
+
+REQUEST_BLOCK = b"\x82\x87\x84\x41\x01a"
+"""An HPACK block that stands alone: GET https://a/, changing a table by one entry."""
+RESPONSE_BLOCK = b"\x88"
+"""An HPACK block that stands alone: 200."""
+
+
+@dataclass(slots=True)
+class ExchangeExample:
+    """One request and its response, and in which pieces their contents are sent."""
+
+    method: bytes
+    target: bytes
+    authority: bytes
+    request_fields: Fields
+    request_chunks: list[bytes]
+    """None of them empty; no chunk: the head ends the request."""
+    status: int
+    response_fields: Fields
+    response_chunks: list[bytes]
+    request_trailers: Fields = field(default_factory=list)
+    """Only where there are chunks, as for the response."""
+    response_trailers: Fields = field(default_factory=list)
+    interim_statuses: list[int] = field(default_factory=list)
+
+
+def field_lines(max_size: int = 6) -> st.SearchStrategy[Fields]:
+    """Field lines that govern nothing, names lower case."""
+    usual = st.sampled_from((b"accept", b"authorization", b"x-request-id", b"set-cookie", b"priority"))
+    any_name = st.text(_NAME_CHARACTERS, min_size=1, max_size=12).map(str.encode)
+    names = st.one_of(usual, any_name).filter(lambda name: name not in _GOVERNING_NAMES)
+    return st.lists(st.tuples(names, field_values()), max_size=max_size)
+
+
+def trailer_lines() -> st.SearchStrategy[Fields]:
+    """Trailer fields that may travel."""
+    return st.lists(st.tuples(st.sampled_from((b"grpc-status", b"x-checksum")), field_values()), max_size=2)
+
+
+def chunk_lists(max_chunk_bytes: int = 70_000) -> st.SearchStrategy[list[bytes]]:
+    """Content in pieces, small ones and some larger than a frame or a window."""
+    sizes = st.one_of(st.integers(1, 40), st.integers(1, max_chunk_bytes))
+    large = st.builds(lambda size, byte: bytes([byte]) * size, sizes, st.integers(0, 255))
+    return st.lists(st.one_of(bodies().filter(bool), large), max_size=4)
+
+
+@st.composite
+def exchanges(draw: st.DrawFn) -> ExchangeExample:
+    """An exchange that both ends can go through."""
+    method = draw(methods())
+    status = draw(st.sampled_from((200, 200, 206, 404, 500, *_BODYLESS_STATUSES)))
+    has_content = method != b"HEAD" and status not in _BODYLESS_STATUSES
+    request_chunks = draw(chunk_lists())
+    response_chunks = draw(chunk_lists()) if has_content else []
+    return ExchangeExample(
+        method=method,
+        target=draw(origin_form_targets()),
+        authority=draw(authorities()),
+        request_fields=draw(field_lines()),
+        request_chunks=request_chunks,
+        status=status,
+        response_fields=draw(field_lines()),
+        response_chunks=response_chunks,
+        request_trailers=draw(trailer_lines()) if request_chunks else [],
+        response_trailers=draw(trailer_lines()) if response_chunks else [],
+        interim_statuses=draw(st.lists(st.sampled_from((100, 103)), max_size=2)),
+    )
+
+
+def _payloads() -> st.SearchStrategy[bytes]:
+    words = st.sampled_from((0, 1, 2, 5, 65535, 2**31 - 1, 2**31, 2**32 - 1)).map(
+        lambda word: word.to_bytes(4, "big")
+    )
+    setting = st.tuples(st.integers(0, 10), words).map(lambda pair: pair[0].to_bytes(2, "big") + pair[1])
+    return st.one_of(
+        st.sampled_from((b"", REQUEST_BLOCK, RESPONSE_BLOCK, b"\x00" * 5 + REQUEST_BLOCK, b"\x02" + b"ab" * 3)),
+        words,
+        st.lists(words, min_size=2, max_size=2).map(b"".join),
+        st.lists(setting, max_size=3).map(b"".join),
+        st.binary(max_size=40),
+        st.integers(0, 20_000).map(bytes),
+    )
+
+
+def wire_frames() -> st.SearchStrategy[bytes]:
+    """A frame of any type with any flags, on a stream that may exist; most are in some way wrong."""
+    return st.builds(
+        frames.encode_frame,
+        st.integers(0, 17),
+        st.one_of(st.sampled_from((0, 1, 4, 5)), st.integers(0, 255)),
+        st.one_of(st.integers(0, 8), st.integers(0, 2**31 - 1)),
+        _payloads(),
+    )
