@@ -118,7 +118,9 @@ class Engine:
 
     def handle_data(self, link: Link, data: bytes, now: float) -> None:
         """`data` (not empty) arrived on `link`."""
-        self._enter(now)
+        assert not self._in_input, "engine inputs must not be nested"
+        self._in_input = True
+        self.context.now = now
         try:
             link.bytes_received += len(data)
             link.handler.receive_data(data)
@@ -282,7 +284,7 @@ class Engine:
         if links:
             context.dirty_links = []
             for link in links:
-                link.clear_dirty()
+                link.is_dirty = False
         return links
 
     def poll_operations(self) -> list[Operation]:

@@ -102,7 +102,7 @@ class Link:
     """
 
     __slots__ = (
-        "_dirty",
+        "is_dirty",
         "_outgoing",
         "bytes_received",
         "bytes_sent",
@@ -132,14 +132,14 @@ class Link:
         self.bytes_received = 0
         self.bytes_sent = 0
         self._outgoing: list[bytes] = []
-        self._dirty = False
+        self.is_dirty = False
 
     def __repr__(self) -> str:
         return f"<Link {self.id} {self.peer}>"
 
     def _mark_dirty(self) -> None:
-        if not self._dirty:
-            self._dirty = True
+        if not self.is_dirty:
+            self.is_dirty = True
             self.context.dirty_links.append(self)
 
     # The session's side.
@@ -149,8 +149,8 @@ class Link:
             return
         self._outgoing.append(data)
         self.outgoing_bytes += len(data)
-        if not self._dirty:
-            self._dirty = True
+        if not self.is_dirty:
+            self.is_dirty = True
             self.context.dirty_links.append(self)
 
     def pause_reading(self) -> None:
@@ -214,4 +214,4 @@ class Link:
 
     def clear_dirty(self) -> None:
         """The driver is about to visit this link."""
-        self._dirty = False
+        self.is_dirty = False

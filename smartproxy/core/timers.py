@@ -13,12 +13,13 @@ SWEEP_LEAST = 64
 class Timer:
     """A deadline that can be moved cheaply: moving it later touches only a float."""
 
-    __slots__ = ("_queued_at", "callback", "deadline")
+    __slots__ = ("callback", "deadline", "queued_at")
 
     def __init__(self, callback: Callable[[], None]) -> None:
         self.callback = callback
         self.deadline = inf
-        self._queued_at = inf
+        #: When its one valid entry in the heap comes up; `inf` for none.
+        self.queued_at = inf
 
 
 class TimerHeap:
@@ -44,10 +45,10 @@ class TimerHeap:
     def set(self, timer: Timer, deadline: float) -> None:
         """Make `timer` fire at `deadline` (monotonic seconds), whatever it was before."""
         timer.deadline = deadline
-        if deadline < timer._queued_at:
-            if timer._queued_at != inf:
+        if deadline < timer.queued_at:
+            if timer.queued_at != inf:
                 self._useless += 1
-            timer._queued_at = deadline
+            timer.queued_at = deadline
             self._sequence += 1
             heapq.heappush(self._heap, (deadline, self._sequence, timer))
 
@@ -63,10 +64,10 @@ class TimerHeap:
         kept: list[tuple[float, int, Timer]] = []
         for entry in self._heap:
             timer = entry[2]
-            if entry[0] != timer._queued_at:
+            if entry[0] != timer.queued_at:
                 continue
             if timer.deadline == inf:
-                timer._queued_at = inf
+                timer.queued_at = inf
             else:
                 kept.append(entry)
         heapq.heapify(kept)
@@ -79,14 +80,14 @@ class TimerHeap:
         heap = self._heap
         while heap:
             queued_at, _, timer = heap[0]
-            if queued_at != timer._queued_at:
+            if queued_at != timer.queued_at:
                 heapq.heappop(heap)
                 continue
             deadline = timer.deadline
             if deadline <= queued_at:
                 return queued_at
             heapq.heappop(heap)
-            timer._queued_at = inf
+            timer.queued_at = inf
             if deadline != inf:
                 self.set(timer, deadline)
         return inf
@@ -105,12 +106,12 @@ class TimerHeap:
             while heap and heap[0][0] <= now:
                 entry = heapq.heappop(heap)
                 queued_at, sequence, timer = entry
-                if queued_at != timer._queued_at:
+                if queued_at != timer.queued_at:
                     continue
                 if sequence > last_sequence:
                     put_off.append(entry)
                     continue
-                timer._queued_at = inf
+                timer.queued_at = inf
                 deadline = timer.deadline
                 if deadline <= now:
                     timer.deadline = inf

@@ -97,14 +97,16 @@ class Rounds:
             return
         self._is_draining = True
         engine = self._engine
+        context = engine.context
         inputs = self._inputs
         try:
             while True:
-                for operation in engine.poll_operations():
-                    try:
-                        self._start(operation)
-                    except Exception as error:
-                        self._report_bug(None, error)
+                if context.operations:
+                    for operation in engine.poll_operations():
+                        try:
+                            self._start(operation)
+                        except Exception as error:
+                            self._report_bug(None, error)
                 for link in engine.poll_dirty_links():
                     stream = link.transport
                     if stream is not None:
@@ -112,9 +114,8 @@ class Rounds:
                             self._visit(stream)
                         except Exception as error:
                             self._survive(stream, error)
-                records = engine.poll_records()
-                if records:
-                    self._report(records)
+                if context.records:
+                    self._report(engine.poll_records())
                 if not inputs:
                     break
                 found = inputs.popleft()

@@ -20,9 +20,9 @@ ORIGIN = Origin("https", "backend.example", 443)
 entries = st.builds(
     AltSvcEntry,
     protocol_id=st.sampled_from([b"h3", b"h3", b"h3", b"h2"]),
-    host=st.sampled_from(["", "edge.example"]),
-    port=st.integers(1, 3),
-    max_age_s=st.sampled_from([0, 3, 60, 86400]),
+    host=st.sampled_from(["", "", "edge.example"]),
+    port=st.integers(1, 2),
+    max_age_s=st.sampled_from([0, 3, 86400, 86400]),
 )
 headers = st.one_of(
     st.just(CLEAR), st.lists(entries, min_size=1, max_size=4).map(lambda some: AltSvcHeader(tuple(some)))
@@ -107,6 +107,11 @@ class ChooserLife(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
+    @precondition(lambda self: any(self.now < mark.until for mark in self.marks.values()))
+    @rule()
+    def wait_out_a_back_off(self) -> None:
+        self.now = min(mark.until for mark in self.marks.values() if self.now < mark.until)
+
     @rule(header=headers)
     def advertise(self, header: AltSvcHeader) -> None:
         # What is repeated within a second changes nothing, not even for how long it holds.
@@ -144,10 +149,19 @@ class ChooserLife(RuleBasedStateMachine):
         self.open += plan
         assert len(plan) <= 3
 
+    @precondition(lambda self: self.usable())
+    @rule(failure=failures)
+    def plan_and_fail(self, failure: Failure) -> None:
+        self.plan(for_websocket=True)
+        self.open.pop()
+        self.report_failure(self.open.pop(), failure)
+
     @precondition(lambda self: self.open)
     @rule(data=st.data(), failure=failures)
     def fail(self, data: st.DataObject, failure: Failure) -> None:
-        attempt = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
+        self.report_failure(self.open.pop(data.draw(st.integers(0, len(self.open) - 1))), failure)
+
+    def report_failure(self, attempt: Attempt, failure: Failure) -> None:
         if attempt.alternative is not None:
             if failure.source is FailureSource.BACKEND:
                 self.mark_failed(attempt)

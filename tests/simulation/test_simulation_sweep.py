@@ -10,14 +10,14 @@ from scenarios import SCENARIOS
 from smartproxy.drivers.simulation import run_scenario, sweep
 
 SEEDS = {
-    "raw_relay": 100,
-    "http_keep_alive": 50,
-    "http_calm": 25,
-    "small_pool": 25,
-    "tls_by_name": 50,
-    "proxy_headers": 25,
-    "draining": 50,
-    "changing_configuration": 25,
+    "raw_relay": 150,
+    "http_keep_alive": 100,
+    "http_calm": 50,
+    "small_pool": 50,
+    "tls_by_name": 100,
+    "proxy_headers": 50,
+    "draining": 100,
+    "changing_configuration": 50,
 }
 DEEP_SEEDS = 1000
 SCENARIO_FILE = Path(__file__).with_name("scenarios.py")

@@ -29,7 +29,12 @@ ENGINES = [
     for name in ENGINE_NAMES
 ]
 
-REQUEST: Fields = [(b":method", b"GET"), (b":scheme", b"https"), (b":path", b"/"), (b":authority", b"a.example")]
+REQUEST: Fields = [
+    (b":method", b"GET"),
+    (b":scheme", b"https"),
+    (b":path", b"/"),
+    (b":authority", b"a.example"),
+]
 POST: Fields = [(b":method", b"POST"), *REQUEST[1:]]
 
 
@@ -91,7 +96,9 @@ class RawPeer:
         return [(bytes(name), bytes(value)) for name, value in self.decoder.decode(frame.data, raw=True)]  # type: ignore[attr-defined]  # HeadersFrame
 
 
-def data_frame(stream_id: int, data: bytes = b"", *, end_stream: bool = False, padding: int | None = None) -> bytes:
+def data_frame(
+    stream_id: int, data: bytes = b"", *, end_stream: bool = False, padding: int | None = None
+) -> bytes:
     flags = frames.END_STREAM if end_stream else 0
     if padding is not None:
         data = bytes([padding]) + data + bytes(padding)

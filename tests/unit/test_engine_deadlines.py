@@ -302,7 +302,7 @@ def raw_hand() -> EngineByHand:
     return EngineByHand(configuration(route("raw", target(), protocol=MatchProtocol.TCP)))
 
 
-def test_an_idle_tunnel_is_closed() -> None:
+def test_an_idle_tunnel_is_reset_for_neither_side_has_finished() -> None:
     hand = raw_hand()
     client = hand.connect()
     backend = hand.open()
@@ -311,8 +311,8 @@ def test_an_idle_tunnel_is_closed() -> None:
     hand.advance(74.9)
     assert client.is_open
     hand.advance(0.1)
-    assert client.is_closed
-    assert backend.is_closed
+    assert client.is_reset
+    assert backend.is_reset
     assert hand.access[0].failure == "idle_timeout"
     hand.settle()
 
@@ -324,8 +324,8 @@ def test_a_tunnel_has_a_greatest_age() -> None:
     for _ in range(72):
         client.send(b"x")
         hand.advance(50.0)
-    assert client.is_closed
-    assert backend.is_closed
+    assert client.is_reset
+    assert backend.is_reset
     assert hand.access[0].failure == "lifetime_reached"
     hand.settle()
 

@@ -290,7 +290,7 @@ def test_relayed_bytes_keep_a_tunnel_alive() -> None:
         hand.move(b"y")
     assert client.is_open
     hand.advance(150.0)
-    assert client.is_closed
+    assert client.is_reset
     assert not hand.relays
     assert hand.access[0].failure == "idle_timeout"
     hand.settle()

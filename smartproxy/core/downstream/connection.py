@@ -25,6 +25,7 @@ from smartproxy.core.generation import Generation
 from smartproxy.core.http.dates import http_date
 from smartproxy.core.http.forwarding import ForwardingFields
 from smartproxy.core.http.http1_server import Http1Server
+from smartproxy.core.http.messages import Fields
 from smartproxy.core.ops import UNIX_PORT, Address
 from smartproxy.core.records import AccessRecord, Level
 from smartproxy.core.relay.tunnel import Tunnel
@@ -78,6 +79,9 @@ class ClientConnection:
         "generation",
         "is_over",
         "is_raw",
+        "last_fields",
+        "last_passed_on_fields",
+        "limits",
         "link",
         "local_port",
         "plan",
@@ -85,6 +89,7 @@ class ClientConnection:
         "server",
         "server_name",
         "stream",
+        "timeouts",
         "timer",
         "tls_context",
         "tls_version",
@@ -101,6 +106,8 @@ class ClientConnection:
     ) -> None:
         self.context = context
         self.generation = generation
+        self.timeouts: Timeouts = generation.configuration.timeouts
+        self.limits: Limits = generation.configuration.limits
         self.link = link
         self.stream: ByteStream = link
         self.plan = plan
@@ -122,6 +129,9 @@ class ClientConnection:
         self.is_over = False
         self._on_ended = on_ended
         self._forwarding: ForwardingFields | None = None
+        #: The field list of the last request, which the next one often shares, and what of it went on.
+        self.last_fields: Fields | None = None
+        self.last_passed_on_fields: Fields = []
         self._authority: bytes | None = None
         self._host = ""
         self._set_client(link.peer)
@@ -139,20 +149,12 @@ class ClientConnection:
     # Facts.
 
     @property
-    def timeouts(self) -> Timeouts:
-        return self.generation.configuration.timeouts
-
-    @property
-    def limits(self) -> Limits:
-        return self.generation.configuration.limits
-
-    @property
     def http1_limits(self) -> Http1Limits:
         return self.generation.http1_limits
 
     @property
     def inactivity_s(self) -> float:
-        return self.generation.configuration.timeouts.inactivity_s
+        return self.timeouts.inactivity_s
 
     @property
     def forwarding(self) -> ForwardingFields:

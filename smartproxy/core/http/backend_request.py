@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from smartproxy.core.configuration import ForwardAction, Route
 from smartproxy.core.http.field_rules import ValueOf
 from smartproxy.core.http.hop_by_hop import end_to_end_fields
-from smartproxy.core.http.messages import NO_BODY, RequestHead
+from smartproxy.core.http.messages import NO_BODY, Fields, RequestHead
 from smartproxy.core.ops import UNIX_PORT
 from smartproxy.core.upstream.selection import Choice
 
@@ -20,6 +20,17 @@ def asks_for_websocket(head: RequestHead) -> bool:
     return head.upgrade == b"websocket" and head.method == b"GET" and head.body_length_bytes == NO_BODY
 
 
+def _passed_on_fields(connection: ClientConnection, head: RequestHead) -> Fields:
+    """What of a client's fields goes on, and the forwarding fields, before any rules; a new list."""
+    if head.fields is not connection.last_fields:
+        options = head.connection_options
+        # Only a client that nominates TE may have meant it for us (RFC 9110 §10.1.4).
+        fields = end_to_end_fields(head.fields, options, keep_te_trailers=b"te" in options)
+        connection.last_passed_on_fields = connection.forwarding.apply(fields, head.authority)
+        connection.last_fields = head.fields
+    return connection.last_passed_on_fields.copy()
+
+
 def backend_request(
     connection: ClientConnection,
     head: RequestHead,
@@ -30,9 +41,7 @@ def backend_request(
 ) -> RequestHead:
     """The head for the backend of `choice`, with the forwarding fields and what rules say."""
     options = head.connection_options
-    # Only a client that nominates TE may have meant it for us (RFC 9110 §10.1.4).
-    fields = end_to_end_fields(head.fields, options, keep_te_trailers=b"te" in options)
-    fields = connection.forwarding.apply(fields, head.authority)
+    fields = _passed_on_fields(connection, head)
     if action.add_via:
         version = b"1.0 " if head.version == 10 else b"1.1 "
         fields.append((b"via", version + connection.generation.configuration.server_name.encode()))

@@ -137,8 +137,9 @@ class Exchange:
             failure = Failure(FailureSource.PROXY, FailureCode.DESTINATION_NOT_FOUND, "no target matches")
             self._refuse(404, failure, "The route that matches has no target for this request.")
             return
-        # Whatever comes before the dial, such as the user's functions, has its time too.
-        self._arm(connection.timeouts.connection_s + 1.0)
+        if state.asks_functions:
+            # They have their time too.
+            self._arm(connection.timeouts.connection_s + 1.0)
         self._selection = Selection(
             self._context,
             generation.pools,
@@ -185,9 +186,14 @@ class Exchange:
         self._failure = None
         self._backend = connection
         choice = self._choice
+        route = self._route
         assert choice is not None
+        assert route is not None
+        action = route.action
+        assert isinstance(action, ForwardAction)
         try:
-            connection.send_request(self._backend_request(choice), self)
+            request = backend_request(self._connection, self._head, route, action, choice, self.value_of)
+            connection.send_request(request, self)
         except LocalProtocolError as error:
             # What was accepted here cannot be written safely there.
             self._backend = None
@@ -201,13 +207,6 @@ class Exchange:
         if not self._server.request_ended:
             self._upload_may_relay = self._head.body_length_bytes > RELAY_LEAST_BYTES
             self._server.want_request_body()
-
-    def _backend_request(self, choice: Choice) -> RequestHead:
-        route = self._route
-        assert route is not None
-        action = route.action
-        assert isinstance(action, ForwardAction)
-        return backend_request(self._connection, self._head, route, action, choice, self.value_of)
 
     def connection_failed(self, failure: Failure) -> None:
         self._ticket = None
@@ -297,7 +296,9 @@ class Exchange:
         assert route is not None
         self._last_activity = self._context.now
         self._status = head.status
-        self._note_health(choice.group.report_response(choice.host, head.status, self._context.now), choice)
+        change = choice.group.report_response(choice.host, head.status, self._context.now)
+        if change is not None:
+            self._note_health(change, choice)
         if head.status == 101:
             self._switch_protocols(head)
             return
@@ -309,15 +310,9 @@ class Exchange:
         response_rules = choice.state.target.response_fields
         if response_rules is not None:
             fields = response_rules.apply(fields, self.value_of)
+        head.fields = fields
         try:
-            self._server.send_head(
-                ResponseHead(
-                    head.status,
-                    fields,
-                    reason=head.reason,
-                    body_length_bytes=head.body_length_bytes,
-                )
-            )
+            self._server.send_head(head)
         except LocalProtocolError as error:
             self._drop_backend()
             failure = Failure(FailureSource.BACKEND, FailureCode.HTTP_PROTOCOL_ERROR, error.reason)
@@ -338,7 +333,8 @@ class Exchange:
             link = server.link
             if link is not None and backend.relay_body(link, RELAY_LEAST_BYTES):
                 return
-        self._mind_client()
+        if self._connection.stream.outgoing_bytes > HIGH_WATER_BYTES:
+            self._mind_client()
 
     def _mind_client(self) -> None:
         """Take no more from the backend than the client reads."""

@@ -95,7 +95,7 @@ class Http1Server:
             return
         self._decoder.receive_data(data)
         if self._exchange is None:
-            if not self._blocked:
+            if not self._blocked and not self._running:
                 self._run()
         elif self._body_wanted:
             self._pump_body()
@@ -104,8 +104,6 @@ class Http1Server:
 
     def _run(self) -> None:
         """Take requests until one has to wait for something, or there is no more input."""
-        if self._running:
-            return
         self._running = True
         try:
             while self._exchange is None and not self._lingering:
@@ -184,7 +182,7 @@ class Http1Server:
                 self._finish()
                 return
             connection.timer.callback = self._silent_too_long
-            connection.context.set_timer(connection.timer, connection.inactivity_s)
+            connection.context.set_timer(connection.timer, connection.timeouts.inactivity_s)
 
     def _pump_body(self) -> None:
         exchange = self._exchange
@@ -233,7 +231,8 @@ class Http1Server:
         elif self._blocked:
             self._blocked = False
             self.stream.resume_reading()
-            self._run()
+            if not self._running:
+                self._run()
 
     def stream_lost(self, failure: Failure) -> None:
         exchange = self._exchange
@@ -317,7 +316,8 @@ class Http1Server:
             return
         self._decoder.start_next_message()
         self.stream.resume_reading()
-        self._run()
+        if not self._running:
+            self._run()
 
     def relay_request_body(self, sink: Link, least_bytes: int) -> None:
         source = self.stream

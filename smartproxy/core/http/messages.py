@@ -18,7 +18,8 @@ class RequestHead:
     is the Host field or `:authority`, as sent. `target` is the path and query as
     the bytes the client sent, or `*`, or for CONNECT empty. `fields` holds every
     field line but Host, connection-specific ones included: who forwards them
-    removes those (RFC 9110 §7.6.1). `body_length_bytes` is the Content-Length,
+    removes those (RFC 9110 §7.6.1). The list of a request that was received is not
+    to be changed: the next request may share it. `body_length_bytes` is the Content-Length,
     `NO_BODY` or `UNKNOWN_LENGTH`.
     """
 
@@ -73,8 +74,8 @@ class RequestHead:
         self.protocol = protocol
 
     def with_same_fields(self, method: bytes, target: bytes) -> RequestHead:
-        """A request for `target` that is in all else like this one. The list of fields is its own."""
-        head = RequestHead(method, target, self.authority, self.fields.copy())
+        """A request for `target` that is in all else like this one. They share one list of fields."""
+        head = RequestHead(method, target, self.authority, self.fields)
         head.scheme = self.scheme
         head.version = self.version
         head.body_length_bytes = self.body_length_bytes

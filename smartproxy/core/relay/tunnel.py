@@ -143,7 +143,7 @@ class Tunnel:
     def _check_deadline(self) -> None:
         now = self.context.now
         if now >= self.expires_at:
-            self.end(Failure(FailureSource.PROXY, FailureCode.LIFETIME_REACHED))
+            self.end(Failure(FailureSource.PROXY, FailureCode.LIFETIME_REACHED), aborted=True)
             return
         for direction in (self.from_client, self.from_backend):
             relay = direction.relay
@@ -153,7 +153,8 @@ class Tunnel:
                 self.last_activity = now
         # Written as it was armed: the difference may round to less than `idle_s` at its very deadline.
         if now >= self.last_activity + self.idle_s:
-            self.end(Failure(FailureSource.PROXY, FailureCode.IDLE_TIMEOUT))
+            # By reset: a clean end-of-file would say that the other side had finished.
+            self.end(Failure(FailureSource.PROXY, FailureCode.IDLE_TIMEOUT), aborted=True)
         else:
             self._arm()
 

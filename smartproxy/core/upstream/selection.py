@@ -51,10 +51,12 @@ class RouteContext:
 class TargetState:
     """A target with what is learnt about its hosts, and the pools found for them."""
 
-    __slots__ = ("_dynamic_groups", "_path", "_pools", "group", "target")
+    __slots__ = ("_dynamic_groups", "_path", "_pools", "asks_functions", "group", "target")
 
     def __init__(self, target: Target) -> None:
         self.target = target
+        #: Whether the user's functions say which host and port it is.
+        self.asks_functions = target.host_function is not None or target.port_function is not None
         self.group = HostGroup(target)
         self._pools: dict[tuple[str, int], Pool] = {}
         self._dynamic_groups: dict[tuple[str, ...], HostGroup] = {}
@@ -67,7 +69,7 @@ class TargetState:
         target = self.target
         if target.unix_path is not None:
             return True
-        return target.host_function is None and target.port_function is None and target.port != "preserve"
+        return not self.asks_functions and target.port != "preserve"
 
     def matches(self, port: int, path: str | None, method: bytes, fields: Fields) -> bool:
         """Whether the target's own match lets this through; `path` None: not HTTP."""

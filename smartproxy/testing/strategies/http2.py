@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from smartproxy.core.http.messages import Fields
 from smartproxy.core.wire.http2 import frames
-from smartproxy.testing.strategies.http1 import authorities, bodies, field_values, methods, origin_form_targets
+from smartproxy.testing.strategies.http1 import (
+    authorities,
+    bodies,
+    field_values,
+    methods,
+    origin_form_targets,
+)
 
 _GOVERNING_NAMES = frozenset(
     b"""
@@ -92,7 +98,9 @@ def _payloads() -> st.SearchStrategy[bytes]:
     )
     setting = st.tuples(st.integers(0, 10), words).map(lambda pair: pair[0].to_bytes(2, "big") + pair[1])
     return st.one_of(
-        st.sampled_from((b"", REQUEST_BLOCK, RESPONSE_BLOCK, b"\x00" * 5 + REQUEST_BLOCK, b"\x02" + b"ab" * 3)),
+        st.sampled_from(
+            (b"", REQUEST_BLOCK, RESPONSE_BLOCK, b"\x00" * 5 + REQUEST_BLOCK, b"\x02" + b"ab" * 3)
+        ),
         words,
         st.lists(words, min_size=2, max_size=2).map(b"".join),
         st.lists(setting, max_size=3).map(b"".join),
@@ -101,7 +109,44 @@ def _payloads() -> st.SearchStrategy[bytes]:
     )
 
 
-def wire_frames() -> st.SearchStrategy[bytes]:
+def plausible_frames() -> st.SearchStrategy[bytes]:
+    """A frame with nothing wrong in itself, on one of the first streams of a client."""
+    stream_ids = st.sampled_from((1, 1, 1, 3, 3, 5, 7))
+    blocks = st.sampled_from(
+        (REQUEST_BLOCK, REQUEST_BLOCK, RESPONSE_BLOCK, b"\x08\x03103", b"\x84", REQUEST_BLOCK + b"\x5c\x015")
+    )
+    words = st.sampled_from((1, 100, 65535, 2**31 - 1)).map(lambda word: word.to_bytes(4, "big"))
+    flags = st.sampled_from((0, frames.END_STREAM))
+
+    def of(frame_type: int, flags: object, payload: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+        bits = flags if isinstance(flags, st.SearchStrategy) else st.just(flags)
+        return st.builds(frames.encode_frame, st.just(frame_type), bits, stream_ids, payload)
+
+    def of_connection(frame_type: int, payload: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+        return st.builds(frames.encode_frame, st.just(frame_type), flags, st.just(0), payload)
+
+    settings = st.dictionaries(st.sampled_from((1, 3, 4, 8)), st.sampled_from((0, 1)), max_size=3).map(
+        lambda values: frames.encode_settings(values)[frames.FRAME_HEADER_BYTES :]
+    )
+    return st.one_of(
+        of(frames.HEADERS, flags.map(lambda bits: bits | frames.END_HEADERS), blocks),
+        of(frames.HEADERS, flags, blocks.map(lambda block: block[:1])),
+        of(
+            frames.CONTINUATION, st.sampled_from((0, frames.END_HEADERS)), blocks.map(lambda block: block[1:])
+        ),
+        of(frames.DATA, flags, st.sampled_from((b"", b"hello", b"x" * 1000))),
+        of(frames.RST_STREAM, 0, words),
+        of(frames.WINDOW_UPDATE, 0, words),
+        of(frames.PRIORITY, 0, st.just(bytes(5))),
+        of_connection(frames.WINDOW_UPDATE, words),
+        of_connection(frames.PING, st.sampled_from((bytes(8), b"liveness", b"draining"))),
+        of_connection(frames.SETTINGS, st.one_of(st.just(b""), settings)),
+        of_connection(frames.GOAWAY, st.lists(words, min_size=2, max_size=2).map(b"".join)),
+        of_connection(frames.PRIORITY_UPDATE, words),
+    )
+
+
+def wild_frames() -> st.SearchStrategy[bytes]:
     """A frame of any type with any flags, on a stream that may exist; most are in some way wrong."""
     return st.builds(
         frames.encode_frame,
@@ -109,4 +154,13 @@ def wire_frames() -> st.SearchStrategy[bytes]:
         st.one_of(st.sampled_from((0, 1, 4, 5)), st.integers(0, 255)),
         st.one_of(st.integers(0, 8), st.integers(0, 2**31 - 1)),
         _payloads(),
+    )
+
+
+def frame_sequences(max_size: int = 16) -> st.SearchStrategy[bytes]:
+    """Frames in any order, now and then a wild one."""
+    plausible = plausible_frames()
+    some_wild = st.one_of(plausible, plausible, plausible, plausible, wild_frames())
+    return st.one_of(st.lists(plausible, max_size=max_size), st.lists(some_wild, max_size=max_size)).map(
+        b"".join
     )

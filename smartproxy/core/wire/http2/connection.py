@@ -38,7 +38,7 @@ class Http2Connection:
     still be on the way to the caller. Sending out of turn raises LocalProtocolError.
     """
 
-    __slots__ = ("_client_side", "_drain_deadline", "_failed", "_final_goaway_sent", "_receiver", "_state")
+    __slots__ = ("_client_side", "_failed", "_final_goaway_sent", "_receiver", "_state")
 
     def __init__(
         self,
@@ -52,7 +52,6 @@ class Http2Connection:
             create_engine(engine, client_side=client_side, limits=limits), limits, client_side=client_side
         )
         self._receiver = FrameReceiver(self._state)
-        self._drain_deadline = math.inf
         self._final_goaway_sent = False
         self._failed = False
 
@@ -91,7 +90,7 @@ class Http2Connection:
             self._fail(error)
             error.events = events
             raise
-        if self._receiver.drained and not self._final_goaway_sent:
+        if self._receiver.drain_deadline == -math.inf:
             self._send_final_goaway(ErrorCode.NO_ERROR)
         return events
 
@@ -123,14 +122,14 @@ class Http2Connection:
         if error_code != ErrorCode.NO_ERROR:
             self._send_final_goaway(error_code)
             self._abandon()
-        elif self._client_side or self._drain_deadline != math.inf:
+        elif self._client_side or self._receiver.drain_deadline != math.inf:
             if not self._final_goaway_sent:
                 self._send_final_goaway(error_code)
         elif not self._final_goaway_sent:
             own_frames = self._state.own_frames
             own_frames.append(frames.encode_goaway(frames.MAX_STREAM_ID, error_code))
             own_frames.append(frames.encode_frame(frames.PING, 0, 0, DRAIN_PING))
-            self._drain_deadline = now + self._state.limits.ping_timeout_s
+            self._receiver.drain_deadline = now + self._state.limits.ping_timeout_s
 
     def next_timeout(self) -> float:
         """When `check` is due; `inf` for never."""
@@ -139,7 +138,7 @@ class Http2Connection:
         return min(
             self._receiver.settings_deadline,
             self._receiver.ping_deadline,
-            self._drain_deadline,
+            self._receiver.drain_deadline,
             self._state.sender.next_timeout(),
         )
 
@@ -153,7 +152,7 @@ class Http2Connection:
             self._raise_timeout(ErrorCode.SETTINGS_TIMEOUT, "SETTINGS not acknowledged")
         if self._receiver.ping_deadline <= now:
             self._raise_timeout(ErrorCode.NO_ERROR, "PING not acknowledged")
-        if self._drain_deadline <= now:
+        if self._receiver.drain_deadline <= now:
             self._send_final_goaway(ErrorCode.NO_ERROR)
         for stream in state.sender.take_stalled(now):
             state.reset_stream(stream.id, ErrorCode.CANCEL)
@@ -311,7 +310,7 @@ class Http2Connection:
         if not self._final_goaway_sent:
             state.accepts_up_to = state.highest_inbound_id
         self._final_goaway_sent = True
-        self._drain_deadline = math.inf
+        self._receiver.drain_deadline = math.inf
         state.own_frames.append(frames.encode_goaway(state.accepts_up_to, error_code))
 
     def _fail(self, error: RemoteProtocolError) -> None:

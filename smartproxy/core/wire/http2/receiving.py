@@ -46,7 +46,7 @@ class FrameReceiver:
         "_preface",
         "_settings_received",
         "_state",
-        "drained",
+        "drain_deadline",
         "ping_deadline",
         "settings_deadline",
     )
@@ -65,8 +65,8 @@ class FrameReceiver:
         self._block_ends_stream = False
         self.settings_deadline = math.inf
         self.ping_deadline = math.inf
-        #: The acknowledgement of the PING that went with a first GOAWAY is there.
-        self.drained = False
+        #: Until when a PING that went with a first GOAWAY is to be acknowledged; -inf once it is.
+        self.drain_deadline = math.inf
 
     @property
     def buffered_bytes(self) -> int:
@@ -436,8 +436,8 @@ class FrameReceiver:
             self._state.reply(frames.encode_frame(frames.PING, frames.ACK, 0, payload))
         elif payload == LIVENESS_PING:
             self.ping_deadline = math.inf
-        elif payload == DRAIN_PING:
-            self.drained = True
+        elif payload == DRAIN_PING and self.drain_deadline != math.inf:
+            self.drain_deadline = -math.inf
 
     def _receive_goaway(self, payload: bytes) -> None:
         state = self._state

@@ -1,14 +1,15 @@
-"""One QUIC connection carrying HTTP/3, either side: datagrams in, events out, and back (RFC 9114, RFC 9220)."""
+"""One QUIC connection carrying HTTP/3, either side: datagrams in, events out, and back (RFC 9114)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 
 from smartproxy.core.http.messages import Fields, RequestHead, ResponseHead
 from smartproxy.core.ops import Address
 from smartproxy.core.wire.http3 import frames
 from smartproxy.core.wire.http3.connection_state import ConnectionState
-from smartproxy.core.wire.http3.errors import ErrorCode, LocalProtocolError
+from smartproxy.core.wire.http3.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from smartproxy.core.wire.http3.events import Http3Event, StreamReset
 from smartproxy.core.wire.http3.heads import (
     encode_request,
@@ -35,7 +36,7 @@ class Http3Connection:
         connection.connect(("192.0.2.1", 443), now)
         send(connection.datagrams_to_send(now))         # after every call
         for event in connection.receive_datagram(data, address, now):
-            ...                                         # HandshakeCompleted, ResponseReceived, DataReceived ...
+            ...                                         # HandshakeCompleted, ResponseReceived ...
         stream_id = connection.send_request(head, end_stream=True)
 
     A server's connections come from a `QuicServerEndpoint`. `now` is monotonic seconds. After
@@ -49,7 +50,7 @@ class Http3Connection:
     breaks ends in StreamReset or ConnectionEnded.
     """
 
-    __slots__ = ("_early_data", "_state", "callbacks", "owner")
+    __slots__ = ("_early_data", "_is_dirty", "_state", "callbacks", "on_dirty", "owner")
 
     def __init__(
         self, parameters: ClientParameters | ServerParameters, engine: EngineName = "aioquic"
@@ -57,7 +58,7 @@ class Http3Connection:
         """Raises ImportError when the engine is not installed."""
         client_side = isinstance(parameters, ClientParameters)
         self._state = ConnectionState(parameters.limits, client_side=client_side)
-        #: `on_connection_id_issued`, `on_connection_id_retired` and, with `keep_tickets`, `on_session_ticket`.
+        #: `on_connection_id_issued`, `on_connection_id_retired`; with `keep_tickets` `on_session_ticket`.
         self.callbacks = QuicInput(self._state)
         if isinstance(parameters, ClientParameters):
             self._state.quic = make_client_engine(engine, parameters, self.callbacks)
@@ -65,6 +66,9 @@ class Http3Connection:
         else:
             self._state.quic = make_server_engine(engine, parameters, self.callbacks)
             self._early_data = False
+        #: Called when a verb has made something for `datagrams_to_send`; once until that is called.
+        self.on_dirty: Callable[[], None] | None = None
+        self._is_dirty = False
         #: Whatever the user wants to find again with a connection.
         self.owner: object = None
 
@@ -86,7 +90,14 @@ class Http3Connection:
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
         """Take what is to be sent, in order, and where to."""
         self._state.now = now
+        self._is_dirty = False
         return self._state.quic.datagrams_to_send(now)
+
+    def _wake(self) -> None:
+        if not self._is_dirty:
+            self._is_dirty = True
+            if self.on_dirty is not None:
+                self.on_dirty()
 
     def poll_events(self) -> list[Http3Event]:
         """Take the events that no input has returned yet."""
@@ -146,6 +157,7 @@ class Http3Connection:
                     StreamReset(stream_id, ErrorCode.H3_REQUEST_CANCELLED, by_peer=False, reason=reason)
                 )
             state.backlog.forget(stream_id)
+        self._flush_instructions()
         keep_alive_s = state.limits.keep_alive_s
         if keep_alive_s and state.streams and state.heard_at + keep_alive_s <= now:
             state.quic.send_ping()
@@ -156,6 +168,7 @@ class Http3Connection:
         """End the connection and all its streams at once; ConnectionEnded is the last event."""
         if not self._state.ended:
             self._state.quic.close(error_code, reason, is_application=True)
+            self._wake()
 
     def go_away(self, now: float, error_code: int = ErrorCode.H3_NO_ERROR) -> None:
         """Take no new requests and finish those under way (RFC 9114 §5.2); `drained` tells when.
@@ -174,6 +187,7 @@ class Http3Connection:
             state.go_away_id = 0 if state.client_side else state.next_peer_id
             if state.control_stream_id >= 0:
                 state.send_go_away()
+                self._wake()
 
     @property
     def ended(self) -> bool:
@@ -264,6 +278,7 @@ class Http3Connection:
         stream = state.streams[stream_id] = Stream(stream_id, head.method)
         stream.sending = IN_CONTENT
         state.send_section(stream, fields, end_stream)
+        self._wake()
         return stream_id
 
     def send_response(self, stream_id: int, head: ResponseHead, *, end_stream: bool) -> None:
@@ -281,6 +296,7 @@ class Http3Connection:
         if not interim:
             stream.sending = IN_CONTENT
         self._state.send_section(stream, fields, end_stream)
+        self._wake()
 
     def send_data(self, stream_id: int, data: bytes, now: float, *, end_stream: bool = False) -> int:
         """Send content, and the end of it; all of `data` is taken. Returns `unsent_bytes`."""
@@ -296,6 +312,7 @@ class Http3Connection:
         state.backlog.update(stream_id, unsent, now)
         if end_stream:
             state.end_sending(stream)
+        self._wake()
         return unsent
 
     def send_trailers(self, stream_id: int, fields: Fields) -> None:
@@ -312,6 +329,7 @@ class Http3Connection:
         else:
             state.quic.send_stream_data(stream_id, b"", True)
             state.end_sending(stream)
+        self._wake()
 
     def reset_stream(self, stream_id: int, error_code: int = ErrorCode.H3_REQUEST_CANCELLED) -> None:
         """End a stream in both directions. What it has queued is dropped, what it received credited.
@@ -322,6 +340,8 @@ class Http3Connection:
         stream = self._state.streams.get(stream_id)
         if stream is not None and not self._state.ended:
             self._state.abort(stream, error_code)
+            self._flush_instructions()
+            self._wake()
 
     def acknowledge_received_data(self, stream_id: int, byte_count: int) -> None:
         """`byte_count` bytes of a stream's DataReceived have been consumed: the peer may send as many more.
@@ -342,11 +362,18 @@ class Http3Connection:
                 del state.unconsumed[stream_id]
         if byte_count > 0 and not state.ended:
             state.quic.consume(stream_id, byte_count)
+            self._wake()
 
     def unsent_bytes(self, stream_id: int) -> int:
         """Content of a stream that has not been sent, and of what was sent and not acknowledged
         the part beyond its share of `in_flight_bytes`."""
         return self._state.unsent_bytes(stream_id)
+
+    def _flush_instructions(self) -> None:
+        try:
+            self._state.send_instructions()
+        except RemoteProtocolError as error:
+            self.close(error.error_code, error.reason)
 
     def _sendable(self, stream_id: int) -> Stream | None:
         """The stream, or None if it is over. Raises LocalProtocolError if there never was one."""

@@ -36,8 +36,8 @@ class ControlStreams:
         "go_away_id",
         "is_go_away_new",
         "max_field_section_bytes",
-        "settings_received",
         "settings_are_new",
+        "settings_received",
     )
 
     def __init__(

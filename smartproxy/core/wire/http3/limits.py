@@ -98,7 +98,7 @@ class EndpointLimits:
     """Limits of a server endpoint over all its connections."""
 
     connections: int = 10000
-    """Over it an Initial is answered with CONNECTION_REFUSED, and no state is made."""
+    """Over it Initials are dropped."""
     handshakes: int = 1000
     """Connections whose handshake is not done, over which Initials are dropped."""
     handshakes_before_retry: int = 100
@@ -109,7 +109,7 @@ class EndpointLimits:
     retry_token_lifetime_s: float = 10.0
     """A client returns it at once."""
     stateless_packets_per_s: int = 1000
-    """Version Negotiation, Retry, refusals and stateless resets together."""
+    """Version Negotiation, Retry and stateless resets together."""
 
 
 DEFAULT_ENDPOINT_LIMITS = EndpointLimits()
