@@ -196,7 +196,7 @@ class HandlerAction:
 
 @dataclass(frozen=True, slots=True)
 class AccessRules:
-    """Who may use a route. `blocked` wins over `allowed`; an empty rule set lets everyone in."""
+    """Who may use a route. `blocked` wins over `allowed`; None for either is no rule."""
 
     allowed: IpSet | None = None
     blocked: IpSet | None = None

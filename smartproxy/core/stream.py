@@ -102,7 +102,6 @@ class Link:
     """
 
     __slots__ = (
-        "is_dirty",
         "_outgoing",
         "bytes_received",
         "bytes_sent",
@@ -110,6 +109,7 @@ class Link:
         "ending",
         "handler",
         "id",
+        "is_dirty",
         "local",
         "notify_writable",
         "outgoing_bytes",

@@ -111,7 +111,7 @@ class Pump(Rounds):
             return
         link = stream.link
         ending = link.ending
-        if ending >= Ending.CLOSE:
+        if ending and ending >= Ending.CLOSE:
             if ending == Ending.ABORT:
                 self._reset(stream)
             else:

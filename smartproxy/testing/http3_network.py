@@ -93,9 +93,7 @@ class Network:
 
     def inject(self, data: bytes, source: Address, destination: Address, delay_s: float = 0.0) -> None:
         self.sent_datagrams += 1
-        heapq.heappush(
-            self._under_way, (self.now + delay_s, self.sent_datagrams, data, source, destination)
-        )
+        heapq.heappush(self._under_way, (self.now + delay_s, self.sent_datagrams, data, source, destination))
 
     def flush(self) -> None:
         """Put what every host has to send on its way."""
@@ -236,12 +234,17 @@ class Server:
         on_event: EventHandler = ignore,
     ) -> None:
         self.network = network
-        self.endpoint = endpoint or QuicServerEndpoint(
-            lambda _: identity(SERVER_NAME),
-            seeded_entropy(7),
-            limits=limits,
-            endpoint_limits=endpoint_limits,
-            engine=engine,
+        # An endpoint without connections is false.
+        self.endpoint = (
+            endpoint
+            if endpoint is not None
+            else QuicServerEndpoint(
+                lambda _: identity(SERVER_NAME),
+                seeded_entropy(7),
+                limits=limits,
+                endpoint_limits=endpoint_limits,
+                engine=engine,
+            )
         )
         self.events: list[tuple[Http3Connection, Http3Event]] = []
         self.consumes = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import h11
@@ -12,6 +13,7 @@ from simulated_world import World, forward_route
 from smartproxy.drivers.simulation import (
     WEATHER_ERRORS,
     ByteConnection,
+    Faults,
     HttpClient,
     HttpRequest,
     HttpResponse,
@@ -21,6 +23,7 @@ from smartproxy.drivers.simulation.faults import log_uniform
 
 PORT = 8000
 PATIENCE_S = 900.0
+BACKEND_IPS = ("10.0.0.1", "10.0.0.2", "2001:db8:1::2")
 METHODS = (b"GET", b"POST", b"PUT", b"DELETE", b"HEAD")
 IDEMPOTENT = (b"GET", b"PUT", b"DELETE", b"HEAD")
 OWN_STATUSES = (408, 502, 503, 504)
@@ -50,7 +53,7 @@ class Traffic:
         sim.resolver["app2.internal"] = ["10.0.0.2", "2001:db8:1::2"]
 
     def start_backends(self) -> None:
-        for host in ("10.0.0.1", "10.0.0.2", "2001:db8:1::2"):
+        for host in BACKEND_IPS:
             self.sim.http_backend(host, 8080, self.respond)
 
     async def respond(self, request: HttpRequest) -> HttpResponse:
@@ -205,6 +208,19 @@ async def http_calm(sim: Simulation) -> None:
     world = World(sim, HTTP_CONFIG, sim.faults)
     traffic = Traffic(sim, world)
     traffic.start_backends()
+    await traffic.run()
+    await world.settle()
+    traffic.check()
+
+
+async def vanishing_backends(sim: Simulation) -> None:
+    """Backends that fall silent without a word, and resets that take what had arrived with them."""
+    world = World(sim, HTTP_CONFIG)
+    traffic = Traffic(sim, world)
+    traffic.start_backends()
+    faults = replace(Faults.rough(), vanish_probability=0.3, reset_discards_received_probability=0.5)
+    for host in BACKEND_IPS:
+        sim.network.host_faults[host] = faults
     await traffic.run()
     await world.settle()
     traffic.check()

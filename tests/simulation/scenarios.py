@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from http_scenarios import changing_configuration, draining, http_calm, http_keep_alive, small_pool
+from http_scenarios import (
+    changing_configuration,
+    draining,
+    http_calm,
+    http_keep_alive,
+    small_pool,
+    vanishing_backends,
+)
 from raw_scenarios import raw_relay
 from tls_scenarios import proxy_headers, tls_by_name
 
@@ -15,6 +22,7 @@ SCENARIOS = {
         http_keep_alive,
         http_calm,
         small_pool,
+        vanishing_backends,
         tls_by_name,
         proxy_headers,
         draining,

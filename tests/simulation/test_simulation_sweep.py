@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ SEEDS = {
     "http_keep_alive": 100,
     "http_calm": 50,
     "small_pool": 50,
+    "vanishing_backends": 50,
     "tls_by_name": 100,
     "proxy_headers": 50,
     "draining": 100,
@@ -68,6 +72,7 @@ def test_no_seed_of_many_breaks_the_proxy(name: str) -> None:
         ),
         ("http_keep_alive", [" 200", " 502 ", " 503 ", " 504 ", "abort(c", "abort(u", " 200 http_response"]),
         ("small_pool", ["connection_limit_reached", " 200"]),
+        ("vanishing_backends", [" vanishes", " 504 ", " 200"]),
         ("tls_by_name", ["bytes of TLS", "no route for TLS name unknown.example.com", " 200"]),
         ("proxy_headers", ["peer not trusted", "0d 0a 0d 0a 00 0d 0a 51 55 49", " 200"]),
         ("draining", ["is refused", " 200", "close(c"]),
@@ -91,3 +96,20 @@ def test_the_whole_proxy_replays_event_by_event(name: str) -> None:
             run_scenario(SCENARIOS[name], seed, transcript_lines=None).transcript.to_text() for _ in range(2)
         )
         assert first == second
+
+
+def test_another_process_with_another_hash_seed_replays_the_whole_proxy() -> None:
+    outputs = set()
+    for hash_seed in ("1", "2"):
+        command = [sys.executable, "-m", "smartproxy.drivers.simulation", f"{SCENARIO_FILE}:tls_by_name"]
+        finished = subprocess.run(
+            [*command, "--seed", "2", "--transcript"],
+            cwd=SCENARIO_FILE.parents[2],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "bytes of TLS" in finished.stdout
+        outputs.add(finished.stdout)
+    assert len(outputs) == 1

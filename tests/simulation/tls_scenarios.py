@@ -13,7 +13,7 @@ from fixed_certificates import (
     identity,
     raw_client_context,
 )
-from http_scenarios import PATIENCE_S, Traffic
+from http_scenarios import BACKEND_IPS, PATIENCE_S, Traffic
 from simulated_world import World, forward_route
 
 from smartproxy.core.wire.proxy_protocol import ProxyHeaderDecoder, encode_proxy_v2
@@ -77,7 +77,7 @@ class TlsTraffic(Traffic):
 
     def start_backends(self) -> None:
         super().start_backends()
-        for host in ("10.0.0.1", "10.0.0.2", "2001:db8:1::2"):
+        for host in BACKEND_IPS:
             self.sim.backend(host, 8443, self._serve_https)
             self.sim.backend(host, 9443, self._serve_echo)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import ssl
-import time
 from pathlib import Path
 from typing import Any
 
@@ -329,19 +328,17 @@ def test_an_alert_is_understood_by_a_client() -> None:
         client.do_handshake()
 
 
-def cpu_seconds_byte_by_byte(message_bytes: int) -> float:
-    pieces = [bytes((byte,)) for byte in in_records(hello_of(message_bytes))]
-    best = float("inf")
-    for _ in range(3):
-        receive_data = ClientHelloDecoder().receive_data
-        started = time.process_time()
-        for piece in pieces:
-            hello = receive_data(piece)
-        best = min(best, time.process_time() - started)
-        assert hello is not None
-    return best
-
-
-def test_the_cost_of_a_hello_byte_by_byte_is_linear() -> None:
-    # Eight times the bytes: about 8 times the work, where a quadratic decoder would do 64 times.
-    assert cpu_seconds_byte_by_byte(64 * 1024) < 24 * cpu_seconds_byte_by_byte(8 * 1024)
+def test_a_hello_that_trickles_in_is_appended_to_and_never_copied() -> None:
+    wire = in_records(hello_of(64 * 1024))
+    decoder = ClientHelloDecoder()
+    held, message = decoder._received, decoder._message
+    hello = None
+    for position in range(len(wire)):
+        assert hello is None
+        # Each byte is looked at once: what is held of the message is what its records have brought.
+        before = len(message)
+        hello = decoder.receive_data(wire[position : position + 1])
+        assert len(message) - before <= 1
+        assert decoder._received is held
+        assert decoder._message is message
+    assert hello is not None

@@ -12,6 +12,7 @@ from smartproxy.core.wire.http1 import (
     encode_request_head,
     encode_response_head,
 )
+from smartproxy.core.wire.http1 import encode as encode_module
 
 
 def test_a_request_head() -> None:
@@ -149,3 +150,35 @@ def test_errors_speak_of_our_side() -> None:
         encode_request_head(RequestHead(b"GET", b"", b"a", []))
     assert caught.value.status == 500
     assert str(caught.value) == "500: invalid request target"
+
+
+def test_a_name_with_a_percent_sign_is_written_as_it_is() -> None:
+    fields = [(b"%b", b"%d"), (b"x%", b"%%"), (b"%%s", b"y")]
+    for _ in range(2):
+        assert encode_response_head(ResponseHead(204, fields)) == (
+            b"HTTP/1.1 204 No Content\r\n%b: %d\r\nx%: %%\r\n%%s: y\r\n\r\n"
+        )
+
+
+def test_the_same_names_are_checked_for_their_values_each_time() -> None:
+    encode_response_head(ResponseHead(200, [(b"a", b"b"), (b"c", b"d")]))
+    for value in (b"\r\nx: y", b"\n", b"\r", b"\x00"):
+        with pytest.raises(LocalProtocolError):
+            encode_response_head(ResponseHead(200, [(b"a", b"b"), (b"c", value)]))
+
+
+def test_bad_names_stay_bad() -> None:
+    for _ in range(2):
+        with pytest.raises(LocalProtocolError):
+            encode_response_head(ResponseHead(200, [(b"a\r\nb", b"c")]))
+
+
+def test_peers_cannot_make_the_remembered_names_grow_without_bound() -> None:
+    templates = encode_module._templates
+    for number in range(2 * encode_module.TEMPLATES_KEPT):
+        encode_response_head(ResponseHead(200, [(b"x-%d" % number, b"")]))
+        assert 0 < len(templates) <= encode_module.TEMPLATES_KEPT
+    known = len(templates)
+    long_name = b"x" * encode_module.LONGEST_TEMPLATE_KEPT_BYTES
+    encode_response_head(ResponseHead(200, [(long_name, b"")]))
+    assert len(templates) == known

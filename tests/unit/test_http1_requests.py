@@ -412,3 +412,63 @@ def test_a_head_that_trickles_in_is_neither_copied_nor_searched_twice() -> None:
         decoder.receive_data(wire[position : position + 1])
     decoder.receive_data(wire[-1:])
     assert isinstance(decoder.next_event(), RequestHead)
+
+
+def _described(head: object) -> dict[str, object]:
+    assert isinstance(head, RequestHead)
+    return {name: getattr(head, name) for name in RequestHead.__slots__}
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"Host: a\r\n",
+        b"Host: a\r\nConnection: keep-alive, TE\r\nTE: trailers\r\nX: y\r\n",
+        b"Host: a\r\nContent-Length: 0\r\nExpect: 100-continue\r\n",
+        b"Host: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n",
+        b"Host: a\r\nX: " + b"y" * 600 + b"\r\n",
+    ],
+)
+def test_repeated_field_lines_mean_what_they_meant(lines: bytes) -> None:
+    """Whatever the decoder remembers of the request before: each head is that of a fresh decoder."""
+    wires = [
+        start + lines + b"\r\n"
+        for start in (
+            b"GET /1 HTTP/1.1\r\n",
+            b"POST /2 HTTP/1.1\r\n",
+            b"GET /3 HTTP/1.0\r\n",
+            b"GET http://a/4 HTTP/1.1\r\n",
+            b"GET /5 HTTP/1.1\r\n",
+            b"GET /6 HTTP/1.1\r\nFirst: of others\r\n",
+            b"GET /7 HTTP/1.1\r\n",
+        )
+    ]
+    decoder = RequestDecoder()
+    for wire in wires:
+        fresh = RequestDecoder()
+        fresh.receive_data(wire)
+        decoder.receive_data(wire)
+        assert _described(decoder.next_event()) == _described(fresh.next_event())
+        decoder.start_next_message()
+
+
+def test_repeated_field_lines_do_not_make_a_connect_acceptable() -> None:
+    decoder = RequestDecoder()
+    decoder.receive_data(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    decoder.next_event()
+    decoder.start_next_message()
+    decoder.receive_data(b"CONNECT / HTTP/1.1\r\nHost: a\r\n\r\n")
+    with pytest.raises(RemoteProtocolError):
+        decoder.next_event()
+
+
+def test_the_next_message_does_not_begin_within_content() -> None:
+    decoder = RequestDecoder()
+    decoder.receive_data(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nx")
+    for _ in range(2):
+        decoder.next_event()
+        with pytest.raises(LocalProtocolError):
+            decoder.start_next_message()
+    decoder.receive_data(b"y")
+    assert decoder.next_event() == b"y"
+    decoder.start_next_message()

@@ -295,9 +295,11 @@ class ClientConnection:
 
     def takes_every_byte(self, route: Route) -> bool:
         """Whether a raw route wants its bytes whatever they look like."""
-        action = route.action
-        return (route.match.protocol is MatchProtocol.TCP and not self.plan.may_need_http) or (
-            isinstance(action, HandlerAction) and route.match.protocol is not MatchProtocol.HTTP
+        protocol = route.match.protocol
+        plan = self.plan
+        http_has_a_route = plan.may_need_http if self.tls_context is None else plan.may_need_http_in_tls
+        return (protocol is MatchProtocol.TCP and not http_has_a_route) or (
+            isinstance(route.action, HandlerAction) and protocol is not MatchProtocol.HTTP
         )
 
     def allowed_by(self, route: Route) -> bool:

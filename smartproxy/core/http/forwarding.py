@@ -79,9 +79,8 @@ class ForwardingFields:
         self._port = str(local_port).encode("ascii")
         self._scheme = scheme
         self._trusted = trusted
-        self._authority = b""
+        self._authority: bytes | None = None
         self._tail: Fields = []
-        self._write_tail(b"")
 
     def _write_tail(self, authority: bytes) -> None:
         """Keep-alive requests mostly name the same authority: what is written for the last one is kept."""

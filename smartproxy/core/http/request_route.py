@@ -79,11 +79,7 @@ def route_request(connection: ClientConnection, head: RequestHead) -> tuple[Rout
         and connection.certificates.lookup(host, route) is not tls_context
     ):
         raise _misdirected(host)
-    access = route.access
-    number = connection.client_number
-    if (access.blocked is not None and access.blocked.contains(number)) or (
-        access.allowed is not None and not access.allowed.contains(number)
-    ):
+    if not connection.allowed_by(route):
         raise _client_error(
             403, FailureCode.ACCESS_DENIED, f"route {route.name}", "Access from your address is not allowed."
         )

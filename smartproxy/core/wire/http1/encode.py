@@ -101,12 +101,13 @@ def _assemble(start: bytes, fields: Fields, line_count: int) -> bytes:
 
 
 def _template(names: tuple[bytes, ...]) -> bytes:
-    """A head with places for its first line and its values. Raises LocalProtocolError for names it may not have."""
+    """A head with places for its first line and its values. Raises LocalProtocolError as its callers do."""
     _require_well_named(names)
     lines = [name.replace(b"%", b"%%") + b": %b\r\n" for name in names]
     template = b"%b\r\n" + b"".join(lines) + b"\r\n"
     if len(template) <= LONGEST_TEMPLATE_KEPT_BYTES:
-        # Peers choose the names, so there is a bound. Starting afresh is cheaper than keeping an order of use.
+        # Peers choose the names, so there is a bound. Starting afresh now and then is cheaper than
+        # keeping an order of use all the time.
         if len(_templates) >= TEMPLATES_KEPT:
             _templates.clear()
         _templates[names] = template

@@ -18,7 +18,7 @@ from smartproxy.core.wire.http1.limits import DEFAULT_LIMITS, Http1Limits
 from smartproxy.core.wire.http1.syntax import REQUEST_HEAD, SPLIT_FIELD_LINES
 from smartproxy.core.wire.http1.targets import is_authority, same_authority, split_target
 
-_REMEMBERED_BYTES = 1024
+_REMEMBERED_BYTES = 512
 """Longer field lines are read anew each time, so that an idle connection does not keep them."""
 _MAX_EMPTY_LINES = 2
 _CR = 13
@@ -85,7 +85,7 @@ class RequestDecoder(MessageDecoder[RequestHead]):
             raise RemoteProtocolError(400, "invalid authority in request target")
         last_head = self._last_head
         if last_head is not None and lines == self._last_lines and minor == self._last_minor:
-            head = last_head.with_same_fields(method, target)
+            head = self._last_head = last_head.with_same_fields(method, target)
         else:
             field_lines = SPLIT_FIELD_LINES.findall(lines)
             if len(field_lines) > self._limits.header_count:
