@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from http2_peer import ENGINES, POST, REQUEST, RawPeer, data_frame, types_of
 from hpack import NeverIndexedHeaderTuple
+from http2_peer import ENGINES, POST, REQUEST, RawPeer, data_frame, types_of
 from hyperframe.frame import HeadersFrame, RstStreamFrame
 
 from smartproxy.core.http.messages import NO_BODY, UNKNOWN_LENGTH, Fields, RequestHead, ResponseHead
@@ -158,9 +158,10 @@ def test_trailers_end_a_refused_request_too(engine: Http2EngineName) -> None:
 def test_a_request_means_the_same_as_in_http1(engine: Http2EngineName) -> None:
     peer = RawPeer(engine)
     lines: Fields = [
-        (b":method", b"PUT"), (b":scheme", b"http"), (b":path", b"/a?b=c%20d"), (b":authority", b"A.example:81"),
-        (b"host", b"a.EXAMPLE:81"), (b"cookie", b"a=1"), (b"x-first", b"caf\xe9\tau lait"), (b"cookie", b"b=2"),
-        (b"priority", b"u=1, i"), (b"te", b"Trailers"), (b"expect", b"100-Continue"), (b"content-length", b"5"),
+        (b":method", b"PUT"), (b":scheme", b"http"), (b":path", b"/a?b=c%20d"),
+        (b":authority", b"A.example:81"), (b"host", b"a.EXAMPLE:81"), (b"cookie", b"a=1"),
+        (b"x-first", b"caf\xe9\tau lait"), (b"cookie", b"b=2"), (b"priority", b"u=1, i"),
+        (b"te", b"Trailers"), (b"expect", b"100-Continue"), (b"content-length", b"5"),
         (b"cookie", b"c=3"),
     ]  # fmt: skip
     [event] = peer.feed(peer.headers(1, lines, end_stream=False))

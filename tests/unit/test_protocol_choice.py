@@ -118,6 +118,29 @@ def test_a_slow_dial_loses_the_race_and_may_win_later_requests() -> None:
     assert told(it) == []
 
 
+def test_a_dial_that_fails_after_the_race_is_no_second_fallback() -> None:
+    it = learned_chooser()
+    quic, tls, _ = it.plan(1.0)
+    it.attempt_overtaken(quic)
+    it.attempt_overtaken(quic)
+    it.attempt_overtaken(tls)
+    it.attempt_failed(quic, TIMED_OUT, 4.0)
+    assert told(it) == ["fell_back", "h3_marked_broken"]
+
+
+def test_what_is_said_twice_of_an_attempt_counts_once() -> None:
+    it = learned_chooser()
+    quic = it.plan(1.0)[0]
+    it.attempt_failed(quic, TIMED_OUT, 1.0)
+    it.attempt_failed(quic, TIMED_OUT, 90.0)
+    it.attempt_abandoned(quic)
+    it.attempt_overtaken(quic)
+    assert it.attempt_succeeded(quic, 90.0) is HttpProtocol.HTTP3
+    (state,) = it.snapshot(90.0).alternatives
+    assert (state.availability, state.failure_count) == (Availability.TRIAL_DUE, 1)
+    assert told(it) == ["h3_marked_broken", "fell_back"]
+
+
 def test_a_failed_dial_is_left_alone_for_a_growing_time() -> None:
     it = learned_chooser()
     now = 1.0
@@ -334,6 +357,8 @@ def test_an_alternative_that_only_misdirects_is_left_alone() -> None:
     quic = it.plan(1.0)[0]
     it.attempt_succeeded(quic, 1.0)
     it.response_received(quic, 421, None, 1.0)
+    it.response_received(quic, 421, None, 1.0)
+    assert told(it) == ["alt_svc_cleared", "h3_marked_broken"]
     it.alt_svc_seen(H3, 1.0)
     assert shape(it.plan(1.0)) == TLS_PLAN
     assert shape(it.plan(6.0)) == QUIC_PLAN
@@ -462,6 +487,13 @@ def test_a_choice_that_was_not_offered_leaves_the_attempt_to_fail() -> None:
     (tls,) = it.plan(0.0)
     assert it.attempt_succeeded(tls, 0.0, None) is None
     assert not tls.settled
+
+
+def test_an_attempt_shows_where_it_goes() -> None:
+    assert [repr(attempt) for attempt in learned_chooser().plan(0.0)[:2]] == [
+        "<Attempt quic backend.example:8443 h3>",
+        "<Attempt tls backend.example:8443 h2,http/1.1>",
+    ]
 
 
 def test_without_quic_nothing_is_learned() -> None:

@@ -280,8 +280,8 @@ class ProtocolChooser:
                 self._http2.release_trial()
 
     def attempt_overtaken(self, attempt: Attempt) -> None:
-        """A later attempt of the plan connected first. The dial goes on, and may serve later requests."""
-        if not attempt.settled and not attempt.overtaken:
+        """TCP connected before this QUIC attempt. Its dial goes on, and may serve later requests."""
+        if attempt.alternative is not None and not attempt.settled and not attempt.overtaken:
             attempt.overtaken = True
             self._tell_fall_back(HttpProtocol.HTTP3, self.learned, "slow")
 
