@@ -106,9 +106,8 @@ async def start_backend(
                 head = await reader.readuntil(b"\r\n\r\n")
                 lines = [line for line in head.decode("latin-1").split("\r\n") if line]
                 body = f"Hello from backend {name}. You asked:\n  " + "\n  ".join(lines) + "\n"
-                writer.write(
-                    f"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
-                )
+                fields = f"content-type: text/plain\r\ncontent-length: {len(body)}"
+                writer.write(f"HTTP/1.1 200 OK\r\n{fields}\r\n\r\n{body}".encode())
                 await writer.drain()
         writer.close()
 

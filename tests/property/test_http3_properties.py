@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from smartproxy.core.wire.http3 import (
     Http3Limits,
     QuicServerEndpoint,
     RequestReceived,
+    ResponseReceived,
     StreamEnded,
     StreamReset,
     available_engines,
@@ -69,6 +71,8 @@ def trailer_of(events: list[Http3Event], stream_id: int) -> list[tuple[bytes, by
     for event in events:
         if isinstance(event, StreamEnded) and event.stream_id == stream_id:
             return event.trailers
+        if isinstance(event, ResponseReceived) and event.stream_id == stream_id and event.end_stream:
+            return []
     return None
 
 
@@ -248,7 +252,7 @@ def test_any_cutting_of_a_stream_means_the_same(data: bytes, cuts: list[int]) ->
         return transcript(events), server.quic.closed, server.state.receiver.decoder_instructions.count(b"")
 
     edges = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
-    pieces = [data[start:end] for start, end in zip(edges, edges[1:], strict=False)] or [b""]
+    pieces = [data[start:end] for start, end in pairwise(edges)] or [b""]
     assert read([data]) == read(pieces)
 
 
@@ -348,8 +352,9 @@ class RawPeer:
         while (event := self.quic.next_event()) is not None:
             for happened in self.http.handle_event(event):
                 self.events.append(happened)
-                ended = isinstance(happened, RawHeaders | RawData) and happened.stream_ended
-                if ended and not self.quic.configuration.is_client:
+                if not isinstance(happened, RawHeaders | RawData) or not happened.stream_ended:
+                    continue
+                if not self.quic.configuration.is_client:
                     self.http.send_headers(happened.stream_id, [(b":status", b"200")])
                     content = b"".join(
                         other.data
@@ -386,7 +391,7 @@ def test_raw_aioquic_as_a_client(sizes: list[int], faults: Faults, seed: int) ->
 
     def answered(number: int) -> bool:
         return any(
-            isinstance(event, RawData) and event.stream_id == number * 4 and event.stream_ended
+            isinstance(event, RawData | RawHeaders) and event.stream_id == number * 4 and event.stream_ended
             for event in peer.events
         )
 

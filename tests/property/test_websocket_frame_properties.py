@@ -66,9 +66,8 @@ def messages(draw: st.DrawFn, from_client: bool) -> list[bytes]:
 @st.composite
 def arbitrary_frames(draw: st.DrawFn, from_client: bool) -> bytes:
     """One whole frame, its header's fields as they come."""
-    first = draw(
-        st.one_of(st.sampled_from([0x00, 0x01, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8A]), st.integers(0, 255))
-    )
+    usual = st.sampled_from([0x00, 0x01, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8A] * 3 + [0x08, 0x09, 0x83, 0xC1])
+    first = draw(st.one_of(usual, usual, st.integers(0, 255)))
     masked = draw(st.sampled_from([from_client] * 9 + [not from_client]))
     if first & 0x0F == Opcode.CLOSE:
         codes = st.sampled_from([0, 999, 1000, 1004, 1005, 1006, 1010, 1015, 1016, 2999, 3000, 5000, 65535])
@@ -353,5 +352,6 @@ def test_with_deflate_the_reserved_bits_are_wsprotos_too(frames: list[tuple[int,
         list(parser.received_frames())
     except ParseFailed as failure:
         judged = int(failure.code)
-    # What is inside a compressed message is its reader's business.
-    assert (refusal is not None) == (judged not in (0, INVALID_PAYLOAD))
+    # What is inside a message is its reader's business: wsproto stops there, the scanner goes on.
+    if judged != INVALID_PAYLOAD:
+        assert (refusal is not None) == (judged != 0)

@@ -22,7 +22,6 @@ from smartproxy.core.wire.http2 import (
 
 OK = ResponseHead(200, [])
 TRAILERS = [(b"x-sum", b"1")]
-GET = RequestHead(b"GET", b"/", b"a.example", [], scheme=b"https")
 HUGE_WINDOW = 2**31 - 1
 
 

@@ -37,6 +37,7 @@ from smartproxy.core.wire.http3 import (
     StreamWritable,
     available_engines,
 )
+from smartproxy.core.wire.http3.aioquic_engine import AioquicEngine
 from smartproxy.testing.http3_network import (
     SERVER_NAME,
     Client,
@@ -186,11 +187,10 @@ def test_a_server_going_away(world: World) -> None:
     assert world.here.max_outbound_streams == 0
     with pytest.raises(LocalProtocolError):
         world.here.send_request(get(), end_stream=True)
-    assert not world.there.drained
+    assert (world.there.drained, world.here.drained) == (False, False)
     world.there.send_response(first, ok(), end_stream=True)
     world.until(lambda: world.got(ResponseReceived))
-    assert world.there.drained
-    assert world.here.drained
+    assert (world.there.drained, world.here.drained) == (True, True)
 
 
 def test_a_request_after_going_away_is_rejected_by_its_stream(world: World) -> None:
@@ -342,6 +342,21 @@ def test_a_sender_that_minds_the_mark_queues_little(world: World) -> None:
     assert most < high_water + len(chunk) + 1024
 
 
+def test_what_a_peer_leaves_unacknowledged_counts_as_unsent_in_the_end() -> None:
+    """A peer that acknowledges everything but one packet makes its sender keep all that followed."""
+    world = World(server_limits=Http3Limits(in_flight_bytes=100_000))
+    stream_id = world.request()
+    world.there.send_response(stream_id, ok(), end_stream=False)
+    world.network.run_for(0.2)
+    frame_bytes = world.there.send_data(stream_id, bytes(1_000_000), world.now)
+    assert frame_bytes > 1_000_000
+    engine = world.there._state.quic
+    assert isinstance(engine, AioquicEngine)
+    sender = engine._quic._streams[stream_id].sender
+    sender.highest_offset = sender._buffer_stop
+    assert world.there.unsent_bytes(stream_id) == frame_bytes - 100_000
+
+
 def test_a_peer_that_never_reads_is_given_up() -> None:
     world = World(
         client_limits=Http3Limits(stream_window_bytes=16384, keep_alive_s=5),
@@ -394,7 +409,12 @@ def test_whom_a_client_believes(engine: EngineName) -> None:
     unverified = ServerTrust(SERVER_NAME, verify=False)
     assert ended_with(engine, unverified, {SERVER_NAME: other, None: other}) is None
     seen: list[bytes] = []
-    pinned = ServerTrust(SERVER_NAME, verify=False, accepts_certificate=lambda leaf: bool(seen.append(leaf)))
+
+    def accept_none(leaf: bytes) -> bool:
+        seen.append(leaf)
+        return False
+
+    pinned = ServerTrust(SERVER_NAME, verify=False, accepts_certificate=accept_none)
     refused = ended_with(engine, pinned)
     assert refused is not None
     assert refused.error_code == QuicErrorCode.BAD_CERTIFICATE

@@ -15,7 +15,6 @@ from smartproxy.core.wire.http3 import (
     EngineName,
     Http3Connection,
     Http3Limits,
-    QuicErrorCode,
     QuicServerEndpoint,
     RequestReceived,
     ResponseReceived,
@@ -103,8 +102,9 @@ def test_handshakes_and_connections_are_limited_and_given_up() -> None:
     assert len(few) == 2
 
 
-def test_no_amplification_towards_an_unproven_address() -> None:
-    endpoint = make_endpoint()
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_amplification_towards_an_unproven_address(engine: EngineName) -> None:
+    endpoint = QuicServerEndpoint(lambda _: identity(SERVER_NAME), seeded_entropy(3), engine=engine)
     received = first_datagram()
     endpoint.receive_datagram(received, CLIENT_ADDRESS, 0.0)
     now, sent = 0.0, 0

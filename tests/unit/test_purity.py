@@ -28,7 +28,19 @@ PURE_MODULES = {
     "hashlib", "hmac", "ssl",
 }  # fmt: skip
 
-PURE_PACKAGES = {"cryptography", "h11", "idna", "re2"}
+PURE_PACKAGES = {
+    "aioquic",
+    "cryptography",
+    "h11",
+    "h2",
+    "hpack",
+    "hyperframe",
+    "idna",
+    "jh2",
+    "pylsqpack",
+    "qh3",
+    "re2",
+}
 
 IMPURE_ATTRIBUTES = {
     # What `ssl` does beyond bytes in memory.
@@ -50,6 +62,7 @@ DEPENDENCIES = """
 import base64, binascii, collections.abc, contextlib, dataclasses, enum, functools, hashlib, heapq, hmac
 import html, http, importlib, ipaddress, itertools, json, math, re, ssl, string, struct, sys, traceback
 import typing, urllib.parse, zlib, cryptography.x509, h11, idna, re2
+import aioquic.quic.connection, h2.connection, hyperframe.frame, jh2.connection, pylsqpack, qh3.quic.connection
 import asyncio, builtins, os, random, select, socket, threading, time
 """
 

@@ -82,7 +82,7 @@ class Http3Connection:
     def receive_datagram(self, data: bytes, address: Address, now: float) -> list[Http3Event]:
         """What one UDP payload brings."""
         state = self._state
-        state.now = state.heard_at = now
+        state.now = now
         state.counters.advance(now)
         state.quic.receive_datagram(data, address, now)
         return self.poll_events()
@@ -161,7 +161,7 @@ class Http3Connection:
         keep_alive_s = state.limits.keep_alive_s
         if keep_alive_s and state.streams and state.heard_at + keep_alive_s <= now:
             state.quic.send_ping()
-            # The answer will be heard; without one the idle timeout ends it.
+            # Without an answer the idle timeout ends it.
             state.heard_at = now
 
     def close(self, error_code: int = ErrorCode.H3_NO_ERROR, reason: str = "") -> None:

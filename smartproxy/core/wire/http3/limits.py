@@ -69,7 +69,7 @@ class Http3Limits:
     idle_timeout_s: float = 30.0
     """max_idle_timeout (RFC 9000 §10.1)."""
     keep_alive_s: float = 0.0
-    """Silence after which a PING is sent while a stream is open; 0 for never."""
+    """Silence on all streams after which a PING is sent while one is open; 0 for never."""
     datagram_bytes: int = 1200
     """UDP payload we send at most. 1200 crosses every path that QUIC may use (RFC 9000 §14)."""
     initial_congestion_window_datagrams: int = 10

@@ -42,6 +42,7 @@ NAME = "qh3"
 
 _PING_ID = 1
 _TRANSPORT_ERROR_FRAME = 0
+_NO_ROOM = "capacity exhausted"
 _IDLE_TIMEOUT_REASON = "Idle timeout"
 
 
@@ -219,11 +220,20 @@ class Qh3Engine:
         try:
             if quic.is_holding_back and quic.has_room:
                 quic._drain_core()
-            datagrams = quic.datagrams_to_send(now)
         except Exception as error:
-            # As in receive_datagram: acknowledgements and frames in there answer the peer's.
+            # As in receive_datagram.
             self._break(error)
-            datagrams = []
+        datagrams: list[tuple[bytes, Address]] = []
+        core = quic._core
+        if core is not None:
+            try:
+                while (transmit := core.poll_transmit(now)) is not None:
+                    datagrams.append((transmit[0], transmit[1]))
+            except RuntimeError as error:
+                # The core says so where the anti-amplification limit leaves less room than a packet
+                # takes (RFC 9000 §8.1); more will be sent when more has come.
+                if _NO_ROOM not in str(error):
+                    self._break(error)
         if quic._events:
             self._deliver()
         return datagrams

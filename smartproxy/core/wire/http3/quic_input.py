@@ -76,6 +76,8 @@ class QuicInput:
         state = self._state
         if state.ended:
             return
+        # Not for every datagram: anyone can send those.
+        state.heard_at = state.now
         try:
             if stream_id & _UNIDIRECTIONAL:
                 self._receive_unidirectional(stream_id, data, end_stream)
