@@ -8,7 +8,7 @@ import pytest
 from http2_peer import ENGINES, POST, REQUEST, RawPeer, data_frame, types_of
 from hyperframe.frame import DataFrame, WindowUpdateFrame
 
-from smartproxy.core.http.messages import RequestHead, ResponseHead
+from smartproxy.core.http.messages import ResponseHead
 from smartproxy.core.wire.http2 import (
     DataReceived,
     ErrorCode,

@@ -62,7 +62,8 @@ DEPENDENCIES = """
 import base64, binascii, collections.abc, contextlib, dataclasses, enum, functools, hashlib, heapq, hmac
 import html, http, importlib, ipaddress, itertools, json, math, re, ssl, string, struct, sys, traceback
 import typing, urllib.parse, zlib, cryptography.x509, h11, idna, re2
-import aioquic.quic.connection, h2.connection, hyperframe.frame, jh2.connection, pylsqpack, qh3.quic.connection
+import aioquic.quic.connection, h2.connection, hyperframe.frame, jh2.connection, pylsqpack
+import qh3.quic.connection
 import asyncio, builtins, os, random, select, socket, threading, time
 """
 
