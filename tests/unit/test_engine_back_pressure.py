@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
 from engine_by_hand import EngineByHand, configuration, plain_forward, request, response, route, target
 
 from smartproxy.core.configuration import HandlerAction, HandlerKind, MatchProtocol
+from smartproxy.core.engine import Engine
+from smartproxy.core.env import Env
+from smartproxy.core.failure import LostReason
 from smartproxy.core.http.http1_server import UNREAD_BYTES
 from smartproxy.core.stream import HIGH_WATER_BYTES
 
@@ -218,3 +222,38 @@ def test_echo_stops_reading_who_does_not_read() -> None:
     client.finish()
     assert client.is_closed
     hand.settle()
+
+
+def test_a_thousand_half_sent_heads_cost_what_was_sent() -> None:
+    engine = Engine(plain_forward(), Env(entropy=bytes, wall_clock=lambda: 0.0))
+    engine.context.wants_access_records = False
+
+    def held_bytes_of(head_bytes: int) -> int:
+        """What a thousand clients hold that have each sent so much of a head, a little at a time."""
+        before = tracemalloc.get_traced_memory()[0]
+        links = [
+            engine.handle_accepted(80, ("198.51.100.7", n), ("203.0.113.9", 80), 0.0) for n in range(1000)
+        ]
+        for link in links:
+            engine.handle_data(link, b"GET / HTTP/1.1\r\nHost: app.example.com\r\nX-Long: ", 0.0)
+        for _ in range(head_bytes // 512):
+            for link in links:
+                # A new object each time, as from a socket.
+                engine.handle_data(link, bytes(bytearray(b"y" * 512)), 0.0)
+        engine.poll_dirty_links()
+        held = tracemalloc.get_traced_memory()[0] - before
+        for link in links:
+            engine.handle_lost(link, LostReason.RESET, 0.0)
+        engine.poll_dirty_links()
+        engine.poll_records()
+        return held
+
+    tracemalloc.start()
+    try:
+        held_bytes_of(512)
+        small, large = held_bytes_of(512), held_bytes_of(8192)
+    finally:
+        tracemalloc.stop()
+    assert engine.connection_count == 0
+    assert small < 1000 * (512 + 6 * 1024)
+    assert large - small < 1000 * 2 * (8192 - 512)

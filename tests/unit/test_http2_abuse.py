@@ -299,9 +299,32 @@ def test_hpack_bomb_of_references(engine: Http2EngineName) -> None:
     [refused] = peer.feed(frame(frames.HEADERS, 5, 3, peer.encoder.encode(REQUEST) + reference * 20))
     assert isinstance(refused, RequestRefused)
     assert refused.status == 431
-    wire = frame(frames.HEADERS, 5, 5, peer.encoder.encode(REQUEST) + reference * 16_000)
+    wire = frame(frames.HEADERS, 5, 5, peer.encoder.encode(REQUEST) + reference * 40)
     error = peer.feed_expecting_end(wire)
     assert (error.error_code, error.reason) == (ErrorCode.ENHANCE_YOUR_CALM, "header block too large")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_hpack_bomb_of_lines(engine: Http2EngineName) -> None:
+    peer = RawPeer(engine)
+    [refused] = peer.feed(frame(frames.HEADERS, 5, 1, peer.encoder.encode(REQUEST) + b"\x90" * 200))
+    assert isinstance(refused, RequestRefused)
+    assert refused.status == 431
+    error = peer.feed_expecting_end(frame(frames.HEADERS, 5, 3, b"\x90" * 16_000))
+    assert (error.error_code, error.reason) == (ErrorCode.ENHANCE_YOUR_CALM, "too many field lines")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_requests_refused_for_their_size_are_counted(engine: Http2EngineName) -> None:
+    peer = RawPeer(engine)
+
+    def refused_request(index: int) -> bytes:
+        for stream_id in (event.stream_id for event in peer.events if isinstance(event, RequestRefused)):
+            peer.connection.send_response(stream_id, ResponseHead(431, []), end_stream=True)
+        peer.events.clear()
+        return frame(frames.HEADERS, 5, 1 + 2 * index, peer.encoder.encode(REQUEST) + b"\x90" * 200)
+
+    assert calm(flood(peer, refused_request)) == (100, "too many resets")
 
 
 @pytest.mark.parametrize("engine", ENGINES)

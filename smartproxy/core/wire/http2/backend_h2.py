@@ -115,12 +115,13 @@ class _FieldDecoder:
     So it finds no Content-Length to end the whole connection for.
     """
 
-    __slots__ = ("_decoder", "lines", "shows_status")
+    __slots__ = ("_decoder", "_max_lines", "lines", "shows_status")
 
     def __init__(self, decoder: Any, limits: Http2Limits) -> None:
         self._decoder = decoder
         decoder.max_header_list_size = 2 * limits.header_bytes
         decoder.max_allowed_table_size = HEADER_TABLE_BYTES
+        self._max_lines = 4 * limits.header_count
         self.lines: Fields = []
         self.shows_status = False
 
@@ -130,6 +131,7 @@ class _FieldDecoder:
         return []
 
     def decode(self, block: bytes, raw: bool = True) -> list[Any]:
+        check_header_block(block, HEADER_TABLE_BYTES, self._max_lines)
         try:
             decoded: list[Any] = self._decoder.decode(block, raw=raw)
         except hpack.OversizedHeaderListError:
@@ -143,12 +145,12 @@ class _FieldDecoder:
 
 
 class _CompiledFieldDecoder(_FieldDecoder):
-    """The same over jh2's decoder, which panics on truncated blocks and takes size updates anywhere."""
+    """The same over jh2's decoder, which has an interface of its own."""
 
     __slots__ = ()
 
     def decode(self, block: bytes, raw: bool = True) -> list[Any]:
-        check_header_block(block, HEADER_TABLE_BYTES)
+        check_header_block(block, HEADER_TABLE_BYTES, self._max_lines)
         try:
             decoded: list[tuple[bytes, bytes, bool]] = self._decoder.decode(block, raw)
         except jh2._hazmat.OversizedHeaderListError:

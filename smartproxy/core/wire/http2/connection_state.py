@@ -84,7 +84,8 @@ class ConnectionState:
         self.engine.forget_stream(stream.id)
         if stream.unconsumed_bytes:
             self.unconsumed[stream.id] = stream.unconsumed_bytes
-        self.abuse.exchange_completed()
+        if not stream.discards_content:
+            self.abuse.exchange_completed()
 
     def drop_stream(self, stream: Stream) -> None:
         """The stream is over, whatever was still to come. The connection gets its credit back."""

@@ -7,20 +7,22 @@ from smartproxy.core.wire.http2.errors import ErrorCode, RemoteProtocolError
 _MAX_INTEGER_BYTES = 4
 
 
-def check_header_block(block: bytes, max_table_bytes: int) -> None:
+def check_header_block(block: bytes, max_table_bytes: int, max_lines: int) -> None:
     """Raise RemoteProtocolError unless `block` is whole, with table size updates in place and in bounds.
 
-    For decoders that are not to be trusted with less. Indices and Huffman codes are
-    left to them.
+    Decoders are not to be trusted with less: one of them panics on truncated blocks, the
+    other takes 5 µs for each one-byte line. Indices and Huffman codes are left to them.
     """
-    position = 0
+    position = lines = 0
     end = len(block)
-    at_start = True
     while position < end:
         first = block[position]
         position += 1
+        if first & 0xE0 != 0x20:
+            lines += 1
+            if lines > max_lines:
+                raise RemoteProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "too many field lines")
         if first & 0x80:
-            at_start = False
             # RFC 7541 §6.1: indices of one byte are nearly all there are.
             if first == 0xFF:
                 _, position = _integer(block, position)
@@ -30,10 +32,9 @@ def check_header_block(block: bytes, max_table_bytes: int) -> None:
                 more, position = _integer(block, position)
                 size += more
             # RFC 7541 §4.2, §6.3.
-            if not at_start or size > max_table_bytes:
+            if lines or size > max_table_bytes:
                 raise _undecodable()
         else:
-            at_start = False
             prefix = 0x3F if first & 0x40 else 0x0F
             index = first & prefix
             if index == prefix:

@@ -33,7 +33,8 @@ class Http2Limits:
     """One header block on the wire, over which the connection ends, and one field section in the measure
     of RFC 9113 §6.5.2, over which a request gets 431 (and over its double the connection ends)."""
     header_count: int = 128
-    """Field lines of a message, cookie crumbs joined. Over it: 431 for a request."""
+    """Field lines of a message, cookie crumbs joined. Over it a request gets 431; over four times as many,
+    crumbs counted, the connection ends."""
     target_bytes: int = 16384
     """`:path`. Over it: 414."""
     continuations: int = 20
@@ -44,8 +45,9 @@ class Http2Limits:
     window_s: float = 10.0
     """Length of the counting window."""
     resets: int = 100
-    """RST_STREAM frames from the peer together with those it provokes in us (Rapid Reset, MadeYouReset),
-    less the exchanges that ran to their end meanwhile. As a client, resets of our own requests are free."""
+    """RST_STREAM frames from the peer together with those it provokes in us (Rapid Reset, MadeYouReset)
+    and requests refused for their size, less the exchanges that ran to their end meanwhile. As a client,
+    resets of our own requests are free."""
     pings: int = 100
     settings: int = 50
     """SETTINGS frames, acknowledgements included."""

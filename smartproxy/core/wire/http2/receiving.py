@@ -180,6 +180,8 @@ class FrameReceiver:
 
     def _receive_block(self, stream_id: int, block: bytes, ends_stream: bool) -> None:
         state = self._state
+        if len(block) > state.limits.header_bytes:
+            raise RemoteProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "header block too large")
         stream = state.streams.get(stream_id)
         if stream is None:
             if state.client_side or not state.is_idle(stream_id):
@@ -240,6 +242,7 @@ class FrameReceiver:
         except StreamError as error:
             state.reset_for_fault(stream_id, error.error_code, error.reason, self._events)
         except RefusedRequest as refusal:
+            state.count_reset()
             stream.discards_content = True
             self._events.append(RequestRefused(stream_id, refusal.status, refusal.reason))
         else:
