@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import h2.config
@@ -15,6 +16,7 @@ from smartproxy.core.wire.http2 import (
     DataReceived,
     Http2Connection,
     Http2EngineName,
+    Http2Limits,
     RequestReceived,
     frames,
 )
@@ -114,7 +116,9 @@ def upload(engine: Http2EngineName) -> None:
     client = Http2Connection(client_side=True, engine="h2")
     client.initiate(NOW)
     client.send_request(REQUEST, end_stream=False)
-    server = Http2Connection(client_side=False, engine=engine)
+    # Half of a window may be on its way back at any time.
+    limits = Http2Limits(stream_window_bytes=4 * len(CHUNK))
+    server = Http2Connection(client_side=False, engine=engine, limits=limits)
     server.initiate(NOW)
     server.receive_data(client.data_to_send(), NOW)
     chunk = frames.encode_frame(frames.DATA, 0, 1, bytes(16384)) * 4
@@ -137,33 +141,28 @@ def microseconds(run: Callable[[], None]) -> float:
 
 def main() -> None:
     same, different = recorded_requests(False), recorded_requests(True)
-    columns: list[tuple[str, Http2EngineName | None, Any]] = []
-    for name in AVAILABLE_ENGINES:
-        columns.append((f"over {name}", name, None))
-        columns.append((f"bare {name}", None, h2 if name == "h2" else jh2))
-    print(f"{'µs of CPU':<44}" + "".join(f"{title:>10}" for title, _, _ in columns))
-    rows: list[tuple[str, Callable[[Http2EngineName], None], Callable[[Any], None] | None]] = [
-        ("server half, small request", lambda name: serve(name, same), lambda lib: serve_bare(lib, same)),
-        (
-            "server half, a new path each time",
-            lambda name: serve(name, different),
-            lambda lib: serve_bare(lib, different),
-        ),
-        ("client half, small request", request_and_read, None),
-        ("64 KiB sent", download, None),
-        ("64 KiB received and consumed", upload, None),
-    ]
-    for label, ours, bare in rows:
-        print(f"{label:<44}", end="")
-        for _, engine, library in columns:
-            if engine is not None:
-                name = engine
-                print(f"{microseconds(lambda name=name, ours=ours: ours(name)):>10.1f}", end="")
-            elif bare is not None:
-                print(f"{microseconds(lambda library=library, bare=bare: bare(library)):>10.1f}", end="")
-            else:
-                print(" " * 10, end="")
+    libraries = {"h2": h2, **({"jh2": jh2} if "jh2" in AVAILABLE_ENGINES else {})}
+    print(f"{'µs of CPU':<44}" + "".join(f"{f'over {name}':>10}{f'bare {name}':>10}" for name in libraries))
+
+    def report(
+        label: str, ours: Callable[[Http2EngineName], None], bare: Callable[[Any], None] | None = None
+    ) -> None:
+        print(f"{label:<44}", end="", flush=True)
+        for name in AVAILABLE_ENGINES:
+            print(f"{microseconds(partial(ours, name)):>10.1f}", end="", flush=True)
+            beside = f"{microseconds(partial(bare, libraries[name])):.1f}" if bare is not None else ""
+            print(f"{beside:>10}", end="", flush=True)
         print()
+
+    report("server half, small request", partial(serve, requests=same), partial(serve_bare, requests=same))
+    report(
+        "server half, a new path each time",
+        partial(serve, requests=different),
+        partial(serve_bare, requests=different),
+    )
+    report("client half, small request", request_and_read)
+    report("64 KiB sent", download)
+    report("64 KiB received and consumed", upload)
 
 
 if __name__ == "__main__":
