@@ -101,7 +101,9 @@ async def start_backend(
     """A small HTTP server that says who it is and what it was asked."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
+        # Ctrl-C cancels it, too: that is how a demo ends, and nothing to show a traceback for.
+        endings = (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError, asyncio.CancelledError)
+        with contextlib.suppress(*endings):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 lines = [line for line in head.decode("latin-1").split("\r\n") if line]
