@@ -46,7 +46,6 @@ class TlsStream:
         server_name: str | None = None,
         on_established: Callable[[], None],
         handler: StreamHandler = DEAF,
-        session: ssl.SSLSession | None = None,
     ) -> None:
         self.below = below
         self.handler = handler
@@ -62,7 +61,6 @@ class TlsStream:
             self._outgoing,
             server_side=server_side,
             server_hostname=server_name,
-            session=session,
         )
 
     def start_handshake(self) -> None:
@@ -84,10 +82,6 @@ class TlsStream:
         """SHA-256 of the peer's certificate in DER; empty when it sent none."""
         certificate = self._ssl.getpeercert(binary_form=True)
         return hashlib.sha256(certificate).digest() if certificate else b""
-
-    def session(self) -> ssl.SSLSession | None:
-        """The session to resume another connection from."""
-        return self._ssl.session
 
     # ByteStream, for the session above.
 
