@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from ssl import SSLContext
 
 from smartproxy.config.certificates import (
     CertificateReader,
@@ -17,7 +16,7 @@ from smartproxy.config.models.scalars import as_list
 from smartproxy.config.problems import Problem, Severity, place_text
 from smartproxy.config.route_checks import error, raw_handler, terminates_tls
 from smartproxy.config.tls_contexts import ServerContexts, ServerSettings
-from smartproxy.core.certificates import CertificateIndex, NameIndex
+from smartproxy.core.certificates import CertificateIndex, NameIndex, ServedTls
 from smartproxy.core.routing.domains import normalise_domain
 
 
@@ -35,7 +34,7 @@ class _Indexer:
         self._problems = problems
         self._contexts = ServerContexts(reader)
         self._by_name: dict[str, tuple[ServerCertificate, Place]] = {}
-        self._own_indexes: dict[SSLContext, NameIndex] = {}
+        self._own_indexes: dict[ServedTls, NameIndex] = {}
         self._shared_indexes: dict[ServerSettings, NameIndex] = {}
         self._default: tuple[ServerCertificate, Place] | None = None
 
@@ -57,9 +56,9 @@ class _Indexer:
             elif position in own:
                 certificate, place = own[position]
                 self._problems += _check_coverage(position, route, certificate)
-                context = self._context(certificate, settings[position], place)
-                if context is not None:
-                    indexes[position] = self._own_indexes.setdefault(context, NameIndex({}, context))
+                served = self._serve(certificate, settings[position], place)
+                if served is not None:
+                    indexes[position] = self._own_indexes.setdefault(served, NameIndex({}, served))
         return CertificateIndex(indexes)
 
     def _terminating(self) -> Iterator[tuple[int, tuple[RouteConfig, RouteTlsConfig]]]:
@@ -102,11 +101,11 @@ class _Indexer:
             except Rejected as rejected:
                 self._problems.append(rejected.problem)
 
-    def _context(
+    def _serve(
         self, certificate: ServerCertificate, settings: ServerSettings, place: Place
-    ) -> SSLContext | None:
+    ) -> ServedTls | None:
         try:
-            return self._contexts.context(certificate, settings, place)
+            return self._contexts.served(certificate, settings, place)
         except Rejected as rejected:
             if rejected.problem not in self._problems:
                 self._problems.append(rejected.problem)
@@ -116,17 +115,17 @@ class _Indexer:
         """All certificates, by name, under one kind of settings."""
         index = self._shared_indexes.get(settings)
         if index is None:
-            contexts: dict[str, SSLContext] = {}
+            by_name: dict[str, ServedTls] = {}
             for name, (certificate, place) in self._by_name.items():
-                context = self._context(certificate, settings, place)
-                if context is not None:
-                    contexts[name] = context
+                served = self._serve(certificate, settings, place)
+                if served is not None:
+                    by_name[name] = served
             default = None
             if self._default is not None:
-                default = self._context(self._default[0], settings, self._default[1])
+                default = self._serve(self._default[0], settings, self._default[1])
             elif not self._model.disable_default_cert:
-                default = self._context(self_signed_certificate(), settings, ("default_certificate",))
-            index = self._shared_indexes[settings] = NameIndex(contexts, default)
+                default = self._serve(self_signed_certificate(), settings, ("default_certificate",))
+            index = self._shared_indexes[settings] = NameIndex(by_name, default)
         return index
 
     def _check_shared(self, position: int, route: RouteConfig, *, has_others: bool) -> Iterator[Problem]:

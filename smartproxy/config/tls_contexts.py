@@ -18,6 +18,7 @@ from pathlib import Path
 from smartproxy.config.certificates import CertificateReader, Place, Rejected, ServerCertificate
 from smartproxy.config.models import OriginTlsConfig, RouteTlsConfig
 from smartproxy.config.problems import Problem, place_text
+from smartproxy.core.certificates import ServedTls
 from smartproxy.core.configuration import OriginTls
 
 HTTP1_ALPN = "http/1.1"
@@ -46,7 +47,7 @@ class ServerContexts:
 
     def __init__(self, reader: CertificateReader) -> None:
         self._reader = reader
-        self._contexts: dict[tuple[bytes, ServerSettings], ssl.SSLContext] = {}
+        self._served: dict[tuple[bytes, ServerSettings], ServedTls] = {}
 
     def settings(self, tls: RouteTlsConfig, place: Place, *, serves_http: bool) -> ServerSettings:
         """The settings of a route's `tls`, which stands at `place`. Raises `Rejected`."""
@@ -67,15 +68,14 @@ class ServerContexts:
             _check_ciphers(tls.ciphers, (*place, "ciphers"), tls.shown("ciphers"))
         return settings
 
-    def context(
-        self, certificate: ServerCertificate, settings: ServerSettings, place: Place
-    ) -> ssl.SSLContext:
-        """The context that shows `certificate`; `place` is where that is given. Raises `Rejected`."""
+    def served(self, certificate: ServerCertificate, settings: ServerSettings, place: Place) -> ServedTls:
+        """What shows `certificate`; `place` is where that is given. Raises `Rejected`."""
         key = (certificate.identity, settings)
-        context = self._contexts.get(key)
-        if context is None:
-            context = self._contexts[key] = _make_server_context(certificate, settings, place)
-        return context
+        served = self._served.get(key)
+        if served is None:
+            context = _make_server_context(certificate, settings, place)
+            served = self._served[key] = ServedTls(context)
+        return served
 
 
 def _check_ciphers(ciphers: str, place: Place, given: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from math import inf
 from typing import Any
 
-from smartproxy.core.certificates import CertificateIndex, NameIndex
+from smartproxy.core.certificates import CertificateIndex, NameIndex, ServedTls
 from smartproxy.core.configuration import (
     Configuration,
     ForwardAction,
@@ -72,9 +72,8 @@ def configuration(
     """`certificates` is by name, for every route that terminates TLS."""
     for position, each in enumerate(routes):
         each.position = position
-    indexes = {
-        each.position: NameIndex(certificates or {}, None) for each in routes if each.action.tls is not None
-    }
+    served = {name: ServedTls(context) for name, context in (certificates or {}).items()}
+    indexes = {each.position: NameIndex(served, None) for each in routes if each.action.tls is not None}
     return Configuration(
         RouteTable(routes),
         CertificateIndex(indexes),

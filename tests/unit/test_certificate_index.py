@@ -6,7 +6,7 @@ import ssl
 
 import pytest
 
-from smartproxy.core.certificates import CertificateIndex, NameIndex
+from smartproxy.core.certificates import CertificateIndex, NameIndex, ServedTls
 from smartproxy.core.configuration import HandlerAction, HandlerKind, Route, RouteMatch
 
 
@@ -15,11 +15,11 @@ def route(position: int) -> Route:
     return Route(position, f"route[{position}]", "", 0, match, HandlerAction(HandlerKind.ECHO))
 
 
-def context() -> ssl.SSLContext:
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+def served() -> ServedTls:
+    return ServedTls(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
 
 
-EXACT, WILDCARD, DEEPER, DEFAULT = context(), context(), context(), context()
+EXACT, WILDCARD, DEEPER, DEFAULT = served(), served(), served(), served()
 INDEX = NameIndex(
     {"app.example.com": EXACT, "*.example.com": WILDCARD, "*.deep.example.com": DEEPER}, DEFAULT
 )
@@ -43,7 +43,7 @@ INDEX = NameIndex(
         (None, DEFAULT),
     ],
 )
-def test_exact_then_wildcard_then_default(name: str | None, expected: ssl.SSLContext) -> None:
+def test_exact_then_wildcard_then_default(name: str | None, expected: ServedTls) -> None:
     assert INDEX.lookup(name) is expected
 
 

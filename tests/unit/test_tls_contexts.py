@@ -58,9 +58,9 @@ def server_context(
 ) -> ssl.SSLContext:
     table = configuration.configuration.table
     route = next(route for route in table.routes if route.position == position)
-    context = configuration.configuration.certificates.lookup(name, route)
-    assert context is not None
-    return context
+    served = configuration.configuration.certificates.lookup(name, route)
+    assert served is not None
+    return served.context
 
 
 def rejection(*routes: dict[str, Any], base_dir: Path | None = None, **options: Any) -> tuple[str, str]:

@@ -1,18 +1,18 @@
-"""The choice of a server's TLS context by route and by name.
+"""The choice of what a client is shown in TLS by route and by name.
 
 A route with a certificate of its own always shows that one. Any other shows, of all
 the certificates there are, the one for exactly the name asked for, else one for
 a wildcard above it (RFC 9525 §6.3: a star is one whole label), else the default.
-Contexts stand for a certificate together with the TLS settings of a route, and
-there is one for each such pair: two lookups that find the same context mean that a
-connection made for one may carry the requests of the other.
+There is one `ServedTls` for each pair of a certificate and the TLS settings of a
+route: two lookups that find the same one mean that a connection made for one may
+carry the requests of the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ssl import SSLContext
 
+from smartproxy.core.certificates.served import ServedTls
 from smartproxy.core.configuration import Route
 
 
@@ -21,13 +21,13 @@ class NameIndex:
 
     __slots__ = ("_by_name", "_by_parent", "default")
 
-    def __init__(self, contexts: Mapping[str, SSLContext], default: SSLContext | None) -> None:
+    def __init__(self, contexts: Mapping[str, ServedTls], default: ServedTls | None) -> None:
         """From lower-case names, `*.parent` for wildcards; `default` is for any other name, and for none."""
         self._by_name = {name: context for name, context in contexts.items() if not name.startswith("*.")}
         self._by_parent = {name[2:]: context for name, context in contexts.items() if name.startswith("*.")}
         self.default = default
 
-    def lookup(self, server_name: str | None) -> SSLContext | None:
+    def lookup(self, server_name: str | None) -> ServedTls | None:
         """The context for a server name (any case, with or without a trailing dot)."""
         if server_name is None:
             return self.default
@@ -47,7 +47,7 @@ class CertificateIndex:
         """From the indexes by `Route.position`."""
         self._by_position = dict(indexes)
 
-    def lookup(self, server_name: str | None, route: Route) -> SSLContext | None:
+    def lookup(self, server_name: str | None, route: Route) -> ServedTls | None:
         """The context for a connection, or a request, of `route`.
 
         None when the route terminates no TLS, or when there is no certificate for the name.

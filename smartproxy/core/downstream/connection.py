@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
 
+from smartproxy.core.certificates import ServedTls
 from smartproxy.core.configuration import (
     HandlerAction,
     HandlerKind,
@@ -86,12 +86,12 @@ class ClientConnection:
         "local_port",
         "plan",
         "route",
+        "served_tls",
         "server",
         "server_name",
         "stream",
         "timeouts",
         "timer",
-        "tls_context",
         "tls_version",
         "tunnel",
     )
@@ -119,7 +119,7 @@ class ClientConnection:
         self.cancel_stage: Callable[[], None] | None = None
         self.server_name: str | None = None
         self.route: Route | None = None
-        self.tls_context: ssl.SSLContext | None = None
+        self.served_tls: ServedTls | None = None
         self.certificates = generation.configuration.certificates
         self.tls_version = ""
         self.server: Http1Server | None = None
@@ -241,16 +241,16 @@ class ClientConnection:
             self.start_raw(route, received)
             return
         self.certificates = self.generation.configuration.certificates
-        context = self.certificates.lookup(hello.server_name, route)
-        if context is None:
+        served = self.certificates.lookup(hello.server_name, route)
+        if served is None:
             self.link.write(encode_alert(_ALERT_FATAL, _UNRECOGNIZED_NAME))
             self.refuse(FailureCode.NO_ROUTE, f"no certificate for {hello.server_name or '(no name)'}")
             return
-        self.tls_context = context
+        self.served_tls = served
         stage = _HandshakeStage(self)
         tls_stream = TlsStream(
             self.link,
-            context,
+            served.context,
             server_side=True,
             on_established=stage.established,
             handler=stage,
@@ -297,7 +297,7 @@ class ClientConnection:
         """Whether a raw route wants its bytes whatever they look like."""
         protocol = route.match.protocol
         plan = self.plan
-        http_has_a_route = plan.may_need_http if self.tls_context is None else plan.may_need_http_in_tls
+        http_has_a_route = plan.may_need_http if self.served_tls is None else plan.may_need_http_in_tls
         return (protocol is MatchProtocol.TCP and not http_has_a_route) or (
             isinstance(route.action, HandlerAction) and protocol is not MatchProtocol.HTTP
         )

@@ -46,7 +46,7 @@ def route_request(connection: ClientConnection, head: RequestHead) -> tuple[Rout
             "The path can be read in more than one way.",
         )
     plan = connection.plan
-    tls_context = connection.tls_context
+    served_tls = connection.served_tls
     hit = plan.match_request(
         connection.client_number,
         host,
@@ -54,10 +54,10 @@ def route_request(connection: ClientConnection, head: RequestHead) -> tuple[Rout
         head.method,
         head.fields,
         tls_version=connection.tls_version or None,
-        terminated_tls=tls_context is not None,
+        terminated_tls=served_tls is not None,
     )
     if hit is None:
-        if tls_context is not None:
+        if served_tls is not None:
             _refuse_misdirected(connection, host)
         elif plan.may_need_tls and not plan.may_need_http:
             raise _client_error(
@@ -74,9 +74,9 @@ def route_request(connection: ClientConnection, head: RequestHead) -> tuple[Rout
         )
     route = hit.route
     if (
-        tls_context is not None
+        served_tls is not None
         and route is not connection.route
-        and connection.certificates.lookup(host, route) is not tls_context
+        and connection.certificates.lookup(host, route) is not served_tls
     ):
         raise _misdirected(host)
     if not connection.allowed_by(route):
@@ -92,7 +92,7 @@ def _refuse_misdirected(connection: ClientConnection, host: str | None) -> None:
     if (
         other is not None
         and other is not connection.route
-        and connection.certificates.lookup(host, other) is not connection.tls_context
+        and connection.certificates.lookup(host, other) is not connection.served_tls
     ):
         raise _misdirected(host)
 
