@@ -1,10 +1,11 @@
-"""What stands behind every proxy: nginx for HTTP, a source and sink of bytes for the rest."""
+"""What stands behind every proxy: nginx for HTTP, an echo for WebSocket, a source and sink of bytes."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+from bench.peers import Front
 from bench.peers.nginx import nginx_program, user_directive
 from bench.processes import Service, free_port
 
@@ -38,7 +39,7 @@ http {{
 
 
 class Backends:
-    """Both servers, on one core; `http_port` and `bulk_port` say where."""
+    """The servers, on one core; `http_port`, `websocket_port` and `bulk_port` say where."""
 
     def __init__(self, directory: Path, core: int) -> None:
         self.http_port = free_port()
@@ -55,17 +56,30 @@ class Backends:
         command = [nginx_program(), "-p", str(http_directory), "-c", str(configuration)]
         self._http = Service("the HTTP backend", command, core, http_directory, {})
 
-        self.bulk_port = free_port()
-        bulk_directory = directory / "bulk-backend"
-        bulk_directory.mkdir()
-        command = [sys.executable, "-m", "bench.bulk", str(self.bulk_port)]
-        environment = {"PYTHONPATH": str(ROOT)}
-        self._bulk = Service("the bulk backend", command, core, bulk_directory, environment)
+        self.websocket_port, self._websocket = self._start_module("websocket", directory, core)
+        self.bulk_port, self._bulk = self._start_module("bulk", directory, core)
+
+    @staticmethod
+    def _start_module(name: str, parent: Path, core: int) -> tuple[int, Service]:
+        """A server of this package's, which takes its port as its argument."""
+        port = free_port()
+        directory = parent / f"{name}-backend"
+        directory.mkdir()
+        command = [sys.executable, "-m", f"bench.{name}", str(port)]
+        return port, Service(f"the {name} backend", command, core, directory, {"PYTHONPATH": str(ROOT)})
+
+    def port_behind(self, front: Front) -> int:
+        """Where a proxy with this front sends what it gets."""
+        if front is Front.WEBSOCKET:
+            return self.websocket_port
+        return self.http_port if front.is_http else self.bulk_port
 
     def wait_until_listening(self) -> None:
         self._http.wait_until_listening(self.http_port)
+        self._websocket.wait_until_listening(self.websocket_port)
         self._bulk.wait_until_listening(self.bulk_port)
 
     def stop(self) -> None:
         self._http.stop()
+        self._websocket.stop()
         self._bulk.stop()

@@ -45,6 +45,9 @@ AIMS = (
     Aim("large-bodies", "cpu_us", "envoy", 1.0, "HTTP/1.1, 1 MiB bodies: ahead of Envoy"),
     Aim("large-bodies", "cpu_us", "caddy", 1.0, "HTTP/1.1, 1 MiB bodies: ahead of Caddy"),
     Aim("large-bodies", "cpu_us", "nginx", 2.0, "HTTP/1.1, 1 MiB bodies: within 2× of nginx"),
+    Aim("http2", "cpu_us", "caddy", 1.0, "HTTP/2: ahead of Caddy"),
+    Aim("http3", "cpu_us", "caddy", 1.0, "HTTP/3: ahead of Caddy"),
+    Aim("http3", "cpu_us", "envoy", 1.0, "HTTP/3: ahead of Envoy"),
     Aim(
         "tcp-download", "cpu_s_per_gib", "haproxy", 1.2, "Plain TCP down: within 1.2× of HAProxy with splice"
     ),
@@ -69,6 +72,9 @@ class Report:
     """A kind of route look-up, and its µs at each of `LOOKUP_SIZES` routes."""
     numbers: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
     """scenario → peer → number → one value a run."""
+
+    unavailable: dict[str, dict[str, str]] = field(default_factory=dict)
+    """scenario → peer → why it could not be measured."""
 
     def add(self, scenario: str, peer: str, number: str, values: list[float]) -> None:
         self.numbers.setdefault(scenario, {}).setdefault(peer, {})[number] = values
@@ -100,20 +106,25 @@ def _busy(report: Report) -> str:
 
 def _cell(report: Report, scenario: Scenario, row: Row, peer: str) -> str:
     value = report.median(scenario.name, peer, row.number)
-    return "n/a" if value is None else f"{value:,.{row.decimals}f}"
+    if value is not None:
+        return f"{value:,.{row.decimals}f}"
+    return "not available" if peer in report.unavailable.get(scenario.name, {}) else "n/a"
 
 
 def _table(report: Report) -> list[str]:
-    if not report.numbers:
+    shown = [
+        scenario
+        for scenario in SCENARIOS
+        if scenario.name in report.numbers or scenario.name in report.unavailable
+    ]
+    if not shown:
         return []
     peers = [name for name in TITLES if name in report.versions]
     lines = [
         "| | " + " | ".join(f"{TITLES[name]} {report.versions[name]}" for name in peers) + " |",
         "|---|" + "---:|" * len(peers),
     ]
-    for scenario in SCENARIOS:
-        if scenario.name not in report.numbers:
-            continue
+    for scenario in shown:
         for row in scenario.rows:
             cells = " | ".join(_cell(report, scenario, row, peer) for peer in peers)
             lines.append(f"| {row.title} | {cells} |")
@@ -172,6 +183,7 @@ def as_json(report: Report) -> str:
             "busy_share": report.busy_share,
             "versions": report.versions,
             "numbers": report.numbers,
+            "unavailable": report.unavailable,
             "lookups": report.lookups,
         },
         indent=1,

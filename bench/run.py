@@ -8,9 +8,11 @@ does so for all of them, and the median of the runs counts.
 from __future__ import annotations
 
 import argparse
+import http.client
 import os
 import resource
 import shutil
+import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -23,8 +25,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from bench import bulk
 from bench.backends import Backends
+from bench.load import LoadFailed
 from bench.lookup import lookup_rows
-from bench.peers import SERVER_NAME, Assignment, Front, Peer, PeerMissing
+from bench.peers import SERVER_NAME, Assignment, Peer, PeerMissing
 from bench.peers.caddy import Caddy
 from bench.peers.envoy import Envoy
 from bench.peers.haproxy import HAProxy
@@ -34,7 +37,6 @@ from bench.processes import Service, ServiceFailed, busy_share, free_port
 from bench.profiling import profile_text
 from bench.report import Report, as_json, as_markdown, update_results
 from bench.scenarios import SCENARIOS, Numbers, Proxy, Scenario, WrongAnswer
-from bench.wrk import LoadFailed
 
 PEERS: tuple[Peer, ...] = (SmartProxy(), Nginx(), HAProxy(), Envoy(), Caddy())
 RESULTS = Path(__file__).resolve().with_name("RESULTS.md")
@@ -43,7 +45,15 @@ LOOKUP = "lookup"
 PROXY_CORE, LOAD_CORE = 0, 1
 BUSY_WATCH_S = 2.0
 
-FAILURES = (ServiceFailed, WrongAnswer, LoadFailed, OSError)
+FAILURES = (
+    ServiceFailed,
+    WrongAnswer,
+    LoadFailed,
+    OSError,
+    EOFError,
+    subprocess.SubprocessError,
+    http.client.HTTPException,
+)
 
 
 @dataclass(slots=True)
@@ -59,15 +69,16 @@ class Bench:
     source: int
     backends: Backends
     failures: list[str] = field(default_factory=list)
+    unavailable: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Why a peer could not be measured (it did not start, or did not answer as it should), by scenario."""
 
     def start(self, peer: Peer, scenario: Scenario) -> Proxy:
         """Start a peer for a scenario and wait until it listens; raises ServiceFailed."""
         directory = Path(tempfile.mkdtemp(prefix=f"{peer.name}-", dir=self.directory))
-        is_http = scenario.front in (Front.HTTP, Front.HTTPS)
         assignment = Assignment(
             front=scenario.front,
             listen_port=free_port(),
-            backend_port=self.backends.http_port if is_http else self.backends.bulk_port,
+            backend_port=self.backends.port_behind(scenario.front),
             certificate=self.certificate,
             key=self.key,
             directory=directory,
@@ -82,9 +93,30 @@ class Bench:
         return Proxy(service, assignment.listen_port, self.seconds, self.bulk_gib, self.source)
 
     def failed(self, peer: Peer, scenario: Scenario, error: Exception) -> None:
-        message = f"{scenario.name}: {peer.name}: {error}"
-        self.failures.append(message)
-        print(message, file=sys.stderr)
+        place = f"{scenario.name}: {peer.name}"
+        print(f"{place}: {error}", file=sys.stderr)
+        # The last line says what went wrong where the error carries what the process printed.
+        last_line = str(error).strip().rpartition("\n")[2]
+        self.failures.append(f"{place}: {last_line}")
+
+    def turn(self, peer: Peer, scenario: Scenario, proxies: dict[str, Proxy]) -> Numbers | None:
+        """One peer's numbers of one run; None when there are none, which is then told."""
+        try:
+            if peer.name not in proxies:
+                proxies[peer.name] = self.start(peer, scenario)
+            proxy = proxies[peer.name]
+            scenario.check(proxy)
+        except FAILURES as error:
+            self.unavailable.setdefault(scenario.name, {})[peer.name] = str(error)
+            self.failed(peer, scenario, error)
+            return None
+        try:
+            numbers = scenario.measure(proxy)
+            proxy.service.check_running()
+        except FAILURES as error:
+            self.failed(peer, scenario, error)
+            return None
+        return numbers
 
     def measure(self, scenario: Scenario, peers: list[Peer]) -> dict[str, list[Numbers]]:
         """Every run's numbers, by peer."""
@@ -94,14 +126,8 @@ class Bench:
         try:
             for turn in range(self.runs):
                 for name in list(by_name) if turn % 2 == 0 else list(reversed(by_name)):
-                    peer = by_name[name]
-                    try:
-                        if name not in proxies:
-                            proxies[name] = self.start(peer, scenario)
-                        numbers = scenario.measure(proxies[name])
-                        proxies[name].service.check_running()
-                    except FAILURES as error:
-                        self.failed(peer, scenario, error)
+                    numbers = self.turn(by_name[name], scenario, proxies)
+                    if numbers is None:
                         del by_name[name]
                         continue
                     results.setdefault(name, []).append(numbers)
@@ -232,9 +258,15 @@ def measure_all(
         for scenario in SCENARIOS:
             if arguments.only and scenario.name not in arguments.only:
                 continue
-            for name, runs in bench.measure(scenario, peers).items():
+            try:
+                results = bench.measure(scenario, peers)
+            except PeerMissing as missing:
+                print(f"{scenario.name}: left out: {missing}", file=sys.stderr)
+                continue
+            for name, runs in results.items():
                 for number in runs[0]:
                     report.add(scenario.name, name, number, [run[number] for run in runs])
+        report.unavailable = bench.unavailable
     finally:
         backends.stop()
     return report, bench.failures

@@ -12,16 +12,26 @@ from dataclasses import dataclass
 
 from bench import bulk
 from bench.backends import LARGE_BODY_BYTES, SMALL_BODY
+from bench.h2load import request_once, run_h2load
 from bench.handshakes import count_handshakes
+from bench.http3_load import run_http3
+from bench.load import Load
 from bench.peers import SERVER_NAME, Front
 from bench.processes import Service
+from bench.websocket import echo_once, run_large_echoes, run_small_echoes
 from bench.wrk import run_wrk
 
+MIB = 1 << 20
 GIB = 1 << 30
 BULK_STREAMS = 2
 HANDSHAKE_CLIENTS = 4
 IDLE_CONNECTIONS = 5000
 IDLE_WARM_UP = 100
+WARM_UP_S = 0.3
+HTTP2_CONNECTIONS, HTTP2_STREAMS = 16, 16
+HTTP3_CONNECTIONS, HTTP3_STREAMS = 2, 4
+ECHO_CONNECTIONS, ECHO_BYTES = 64, 64
+LARGE_ECHO_CONNECTIONS, LARGE_ECHO_BYTES = 2, 1 << 20
 REQUEST = f"GET / HTTP/1.1\r\nHost: {SERVER_NAME}\r\n\r\n".encode()
 
 Numbers = dict[str, float]
@@ -57,6 +67,8 @@ class Row:
 class Scenario:
     name: str
     front: Front
+    check: Callable[[Proxy], None]
+    """Asks for what is to be measured, once before every run; raises when that is not what comes."""
     measure: Callable[[Proxy], Numbers]
     rows: tuple[Row, ...]
     fresh: bool = False
@@ -84,11 +96,39 @@ def check_http(port: int, *, tls: bool, path: str = "/", length: int = len(SMALL
         raise WrongAnswer(f"GET {path}: status {response.status}, {len(body)} bytes, not {length}")
 
 
-def _under_load(proxy: Proxy, path: str, connections: int, *, close: bool = False) -> Numbers:
-    url = f"http://127.0.0.1:{proxy.port}{path}"
-    run_wrk(url, connections, 1, close=close)
+def check_plain(proxy: Proxy) -> None:
+    check_http(proxy.port, tls=False)
+
+
+def check_large_body(proxy: Proxy) -> None:
+    check_http(proxy.port, tls=False, path="/large", length=LARGE_BODY_BYTES)
+
+
+def check_tls(proxy: Proxy) -> None:
+    check_http(proxy.port, tls=True)
+
+
+def check_http2(proxy: Proxy) -> None:
+    length = request_once(SERVER_NAME, proxy.port)
+    if length != len(SMALL_BODY):
+        raise WrongAnswer(f"HTTP/2: {length} bytes, not {len(SMALL_BODY)}")
+
+
+def check_http3(proxy: Proxy) -> None:
+    run_http3(SERVER_NAME, proxy.port, 1, 1, len(SMALL_BODY), 0)
+
+
+def check_websocket(proxy: Proxy) -> None:
+    echo_once(proxy.port, SERVER_NAME, ECHO_BYTES)
+
+
+def check_websocket_bulk(proxy: Proxy) -> None:
+    echo_once(proxy.port, SERVER_NAME, LARGE_ECHO_BYTES)
+
+
+def _measured(proxy: Proxy, make_load: Callable[[], Load]) -> Numbers:
     cpu_s = proxy.service.cpu_s()
-    load = run_wrk(url, connections, proxy.seconds, close=close)
+    load = make_load()
     cpu_s = proxy.service.cpu_s() - cpu_s
     return {
         "cpu_us": cpu_s / load.requests * 1e6,
@@ -97,24 +137,68 @@ def _under_load(proxy: Proxy, path: str, connections: int, *, close: bool = Fals
     }
 
 
+def _under_load(proxy: Proxy, path: str, connections: int, *, close: bool = False) -> Numbers:
+    url = f"http://127.0.0.1:{proxy.port}{path}"
+    run_wrk(url, connections, 1, close=close)
+    return _measured(proxy, lambda: run_wrk(url, connections, proxy.seconds, close=close))
+
+
 def keep_alive(proxy: Proxy) -> Numbers:
-    check_http(proxy.port, tls=False)
     return _under_load(proxy, "/", connections=64)
 
 
 def new_connections(proxy: Proxy) -> Numbers:
-    check_http(proxy.port, tls=False)
     return _under_load(proxy, "/", connections=64, close=True)
 
 
 def large_bodies(proxy: Proxy) -> Numbers:
-    check_http(proxy.port, tls=False, path="/large", length=LARGE_BODY_BYTES)
     return _under_load(proxy, "/large", connections=16)
 
 
+def http2(proxy: Proxy) -> Numbers:
+    def load(seconds: float) -> Load:
+        return run_h2load(SERVER_NAME, proxy.port, HTTP2_CONNECTIONS, HTTP2_STREAMS, seconds)
+
+    load(1)
+    return _measured(proxy, lambda: load(proxy.seconds))
+
+
+def http3(proxy: Proxy) -> Numbers:
+    def load(seconds: float) -> Load:
+        content_bytes = len(SMALL_BODY)
+        return run_http3(SERVER_NAME, proxy.port, HTTP3_CONNECTIONS, HTTP3_STREAMS, content_bytes, seconds)
+
+    load(WARM_UP_S)
+    return _measured(proxy, lambda: load(proxy.seconds))
+
+
+def websocket_echo(proxy: Proxy) -> Numbers:
+    def load(seconds: float) -> Load:
+        return run_small_echoes(proxy.port, SERVER_NAME, ECHO_CONNECTIONS, ECHO_BYTES, seconds)
+
+    load(WARM_UP_S)
+    return _measured(proxy, lambda: load(proxy.seconds))
+
+
+def websocket_bulk(proxy: Proxy) -> Numbers:
+    def load(count: int) -> Load:
+        return run_large_echoes(proxy.port, SERVER_NAME, LARGE_ECHO_CONNECTIONS, LARGE_ECHO_BYTES, count)
+
+    # A message crosses the proxy twice.
+    message_bytes = 2 * LARGE_ECHO_BYTES
+    count = max(1, int(proxy.bulk_gib * GIB) // (message_bytes * LARGE_ECHO_CONNECTIONS))
+    load(max(1, count // 16))
+    numbers = _measured(proxy, lambda: load(count))
+    crossed_mib = message_bytes / MIB
+    return {
+        "cpu_us_per_mib": numbers["cpu_us"] / crossed_mib,
+        "mib_per_s": numbers["per_s"] * crossed_mib,
+        "core": numbers["core"],
+    }
+
+
 def handshakes(proxy: Proxy) -> Numbers:
-    check_http(proxy.port, tls=True)
-    count_handshakes(proxy.port, SERVER_NAME, 0.3, HANDSHAKE_CLIENTS)
+    count_handshakes(proxy.port, SERVER_NAME, WARM_UP_S, HANDSHAKE_CLIENTS)
     cpu_s = proxy.service.cpu_s()
     started = time.monotonic()
     count = count_handshakes(proxy.port, SERVER_NAME, proxy.seconds, HANDSHAKE_CLIENTS)
@@ -155,6 +239,22 @@ def _bulk(proxy: Proxy, direction: bytes, preface: bytes) -> Numbers:
     cpu_s = proxy.service.cpu_s() - cpu_s
     moved_gib = total * BULK_STREAMS / GIB
     return {"cpu_s_per_gib": cpu_s / moved_gib, "gib_per_s": moved_gib / seconds, "core": cpu_s / seconds}
+
+
+def _check_bulk(proxy: Proxy, preface: bytes) -> None:
+    try:
+        for direction in (bulk.DOWNLOAD, bulk.UPLOAD):
+            bulk.transfer(proxy.port, direction, MIB, preface, proxy.source)
+    except bulk.Broken as error:
+        raise WrongAnswer(f"bulk: {error}") from None
+
+
+def check_tcp(proxy: Proxy) -> None:
+    _check_bulk(proxy, b"")
+
+
+def check_passthrough(proxy: Proxy) -> None:
+    _check_bulk(proxy, bulk.client_hello(SERVER_NAME))
 
 
 def tcp_download(proxy: Proxy) -> Numbers:
@@ -212,6 +312,7 @@ SCENARIOS = (
     Scenario(
         "keep-alive",
         Front.HTTP,
+        check_plain,
         keep_alive,
         (
             Row("cpu_us", "HTTP/1.1 keep-alive, 64 connections, 128-byte body: CPU µs per request", 1),
@@ -221,6 +322,7 @@ SCENARIOS = (
     Scenario(
         "new-connections",
         Front.HTTP,
+        check_plain,
         new_connections,
         (
             Row("cpu_us", "HTTP/1.1, a new connection per request: CPU µs per request", 1),
@@ -230,6 +332,7 @@ SCENARIOS = (
     Scenario(
         "handshakes",
         Front.HTTPS,
+        check_tls,
         handshakes,
         (
             Row(
@@ -241,6 +344,7 @@ SCENARIOS = (
     Scenario(
         "large-bodies",
         Front.HTTP,
+        check_large_body,
         large_bodies,
         (
             Row("cpu_us", "HTTP/1.1 keep-alive, 1 MiB body: CPU µs per request", 0),
@@ -248,32 +352,77 @@ SCENARIOS = (
         ),
     ),
     Scenario(
+        "http2",
+        Front.HTTP2,
+        check_http2,
+        http2,
+        (
+            Row("cpu_us", "HTTP/2 over TLS, 16 connections × 16 streams: CPU µs per request", 1),
+            Row("per_s", "… requests per second", 0, less_is_better=False),
+        ),
+    ),
+    Scenario(
+        "http3",
+        Front.HTTP3,
+        check_http3,
+        http3,
+        (
+            Row("cpu_us", "HTTP/3, 8 requests in flight over 2 connections: CPU µs per request", 1),
+            Row("per_s", "… requests per second", 0, less_is_better=False),
+        ),
+    ),
+    Scenario(
+        "websocket-echo",
+        Front.WEBSOCKET,
+        check_websocket,
+        websocket_echo,
+        (
+            Row("cpu_us", "WebSocket, 64 connections, 64-byte messages: CPU µs per round trip", 1),
+            Row("per_s", "… round trips per second", 0, less_is_better=False),
+        ),
+    ),
+    Scenario(
+        "websocket-bulk",
+        Front.WEBSOCKET,
+        check_websocket_bulk,
+        websocket_bulk,
+        (
+            Row("cpu_us_per_mib", "WebSocket, 1 MiB messages echoed: CPU µs per MiB, either way", 0),
+            Row("mib_per_s", "… MiB per second, both ways together", 0, less_is_better=False),
+        ),
+    ),
+    Scenario(
         "tcp-download",
         Front.TCP,
+        check_tcp,
         tcp_download,
         (Row("cpu_s_per_gib", "Plain TCP, backend to client: CPU seconds per GiB", 3),),
     ),
     Scenario(
         "tcp-upload",
         Front.TCP,
+        check_tcp,
         tcp_upload,
         (Row("cpu_s_per_gib", "Plain TCP, client to backend: CPU seconds per GiB", 3),),
     ),
     Scenario(
         "passthrough-download",
         Front.PASSTHROUGH,
+        check_passthrough,
         passthrough_download,
         (Row("cpu_s_per_gib", "TLS passthrough by SNI, backend to client: CPU seconds per GiB", 3),),
     ),
     Scenario(
         "passthrough-upload",
         Front.PASSTHROUGH,
+        check_passthrough,
         passthrough_upload,
         (Row("cpu_s_per_gib", "TLS passthrough by SNI, client to backend: CPU seconds per GiB", 3),),
     ),
     Scenario(
         "idle",
         Front.HTTP,
+        check_plain,
         idle_connections,
         (
             Row("kib_per_connection", "Memory per idle keep-alive connection (of 5,000): KiB", 2),

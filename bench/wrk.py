@@ -1,23 +1,12 @@
-"""HTTP load from wrk, and what it says of it."""
+"""HTTP/1.1 load from wrk."""
 
 from __future__ import annotations
 
 import re
 import subprocess
-from dataclasses import dataclass
 
+from bench.load import Load, LoadFailed
 from bench.peers import find_program
-
-
-class LoadFailed(Exception):
-    """Some requests were not answered as they should; carries wrk's report."""
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    requests: int
-    seconds: float
-
 
 _TOTAL = re.compile(r"(\d+) requests in ([\d.]+)(ms|s|m)\b")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import sys
@@ -19,6 +20,7 @@ from smartproxy.config import (
     compile_configuration,
     parse_config,
 )
+from smartproxy.core.configuration import Configuration
 from smartproxy.core.engine import Engine
 from smartproxy.core.env import Env
 from smartproxy.core.records import AccessRecord, Level, Record
@@ -36,6 +38,9 @@ EVENTS = ("access", "error", "record", "started", "stopped")
 CERTIFICATE_CHECK_S = 10.0
 """How often certificate files are looked at for a change."""
 
+_PORT_ATTEMPTS = 8
+"""How many numbers the system may pick before one is free on TCP and UDP alike."""
+
 _log = logging.getLogger("smartproxy.proxy")
 
 
@@ -49,6 +54,8 @@ class Driver(Protocol):
 
     def listen(self, listening_port: int, hosts: Sequence[str]) -> int: ...
     def stop_listening(self, listening_port: int) -> None: ...
+    def listen_udp(self, listening_port: int, hosts: Sequence[str], bind_port: int | None = None) -> int: ...
+    def stop_listening_udp(self, listening_port: int) -> None: ...
     def listening_ports(self) -> dict[int, int]: ...
     def call_after(self, delay_s: float, function: Callable[[], None]) -> None: ...
     def apply(self, engine_input: Callable[[float], _T]) -> _T: ...
@@ -108,6 +115,8 @@ class SmartProxy:
         self._engine = Engine(self._compiled.configuration, Env(entropy=os.urandom, wall_clock=time.time))
         self._driver: Driver | None = None
         self._added_ports: set[int] = set()
+        #: Configured port → bound port.
+        self._udp_ports: dict[int, int] = {}
         self._compiled_at = time.monotonic()
         self._stopping = False
 
@@ -125,8 +134,7 @@ class SmartProxy:
         self._tune()
         configuration = self._engine.configuration
         try:
-            for port in configuration.table.listening_ports():
-                driver.listen(port, configuration.listen_hosts)
+            self._open_ports(driver, configuration, configuration.table.listening_ports())
         except BaseException:
             await driver.aclose()
             raise
@@ -136,13 +144,14 @@ class SmartProxy:
         driver.call_after(CERTIFICATE_CHECK_S, self._check_certificates)
         for problem in self.warnings:
             _log.warning("%s", problem, extra=_facts("config_warning", problem=str(problem)))
-        ports = driver.listening_ports()
+        ports, udp_ports = sorted(driver.listening_ports().values()), sorted(self._udp_ports.values())
         _log.info(
-            "listening on %s",
-            ", ".join(str(port) for port in sorted(ports.values())) or "no port",
-            extra=_facts("started", ports=sorted(ports.values())),
+            "listening on %s%s",
+            _names(ports) or ("no TCP port" if udp_ports else "no port"),
+            f", and for HTTP/3 on UDP {_names(udp_ports)}" if udp_ports else "",
+            extra=_facts("started", ports=ports, udp_ports=udp_ports),
         )
-        self._tell("started", {"ports": ports})
+        self._tell("started", {"ports": self.ports, "udp_ports": dict(self._udp_ports)})
 
     async def stop(self) -> None:
         """Stop listening, let what is under way finish for `graceful_shutdown_timeout`, close the rest."""
@@ -150,6 +159,7 @@ class SmartProxy:
         if driver is None or self._stopping:
             return
         self._stopping = True
+        # UDP ports stay until the end: what is under way over QUIC goes through them.
         for port in list(driver.listening_ports()):
             driver.stop_listening(port)
         driver.apply(self._engine.handle_drain)
@@ -167,6 +177,7 @@ class SmartProxy:
         finally:
             driver.apply(self._engine.handle_shutdown)
             await driver.aclose()
+            self._udp_ports.clear()
         _log.info("stopped", extra=_facts("stopped"))
         self._tell("stopped", {})
 
@@ -234,22 +245,47 @@ class SmartProxy:
         compiled = compile_configuration(new_config)
         driver = self._running_driver()
         listening = driver.listening_ports()
-        wanted = set(compiled.configuration.table.listening_ports()) | self._added_ports
-        opened: list[int] = []
-        try:
-            for port in sorted(wanted - listening.keys()):
-                driver.listen(port, compiled.configuration.listen_hosts)
-                opened.append(port)
-        except OSError:
-            for port in opened:
-                driver.stop_listening(port)
-            raise
+        table = compiled.configuration.table
+        wanted = set(table.listening_ports()) | self._added_ports
+        self._open_ports(driver, compiled.configuration, sorted(wanted - listening.keys()))
         driver.apply(lambda now: self._engine.handle_configuration(compiled.configuration, now))
         self._config = new_config
         self._compiled = compiled
         self._compiled_at = time.monotonic()
         for port in listening.keys() - wanted:
             driver.stop_listening(port)
+        for port in self._udp_ports.keys() - set(table.udp_listening_ports()):
+            driver.stop_listening_udp(port)
+            del self._udp_ports[port]
+
+    def _open_ports(self, driver: Driver, configuration: Configuration, tcp_ports: Iterable[int]) -> None:
+        """Bind `tcp_ports`, and the UDP ports of `configuration` that are not bound yet.
+
+        Raises OSError; then none of them is left bound.
+        """
+        wanted_udp = [
+            port for port in configuration.table.udp_listening_ports() if port not in self._udp_ports
+        ]
+        hosts = configuration.listen_hosts
+        opened: list[int] = []
+        opened_udp: dict[int, int] = {}
+        try:
+            for port in tcp_ports:
+                opened.append(port)
+                if port == 0 and 0 in wanted_udp:
+                    opened_udp[0] = _listen_on_any(driver, hosts)
+                else:
+                    driver.listen(port, hosts)
+            for port in wanted_udp:
+                if port not in opened_udp:
+                    opened_udp[port] = driver.listen_udp(port, hosts, driver.listening_ports().get(port))
+        except OSError:
+            for port in opened:
+                driver.stop_listening(port)
+            for port in opened_udp:
+                driver.stop_listening_udp(port)
+            raise
+        self._udp_ports.update(opened_udp)
 
     def _running_driver(self) -> Driver:
         if self._driver is None or self._stopping:
@@ -278,12 +314,12 @@ class SmartProxy:
 
     def get_listening_ports(self) -> list[int]:
         """The ports that are bound, in order; for a configured port 0 the one the system picked."""
-        return sorted(self._driver.listening_ports().values()) if self._driver is not None else []
+        return sorted(set(self.ports.values()))
 
     @property
     def ports(self) -> dict[int, int]:
-        """Configured port → bound port."""
-        return self._driver.listening_ports() if self._driver is not None else {}
+        """Configured port → bound port. UDP has the number that TCP has, where a port has both."""
+        return {**self._udp_ports, **self._driver.listening_ports()} if self._driver is not None else {}
 
     # Events.
 
@@ -328,6 +364,24 @@ class SmartProxy:
                     self._tell("record", facts)
                     if record.level >= Level.ERROR:
                         self._tell("error", facts)
+
+
+def _names(ports: Iterable[int]) -> str:
+    return ", ".join(map(str, ports))
+
+
+def _listen_on_any(driver: Driver, hosts: Sequence[str]) -> int:
+    """Bind port 0 on TCP and UDP alike, to one number that is free on both. Raises OSError."""
+    attempts_left = _PORT_ATTEMPTS
+    while True:
+        attempts_left -= 1
+        picked = driver.listen(0, hosts)
+        try:
+            return driver.listen_udp(0, hosts, picked)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not attempts_left:
+                raise
+            driver.stop_listening(0)
 
 
 def _plain(routes: Routes) -> list[Any]:

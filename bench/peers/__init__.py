@@ -15,7 +15,7 @@ from typing import Protocol
 SERVER_NAME = "bench.example"
 IDLE_TIMEOUT_S = 300
 MAX_CONNECTIONS = 6000
-POOLED_CONNECTIONS = 128
+POOLED_CONNECTIONS = 256
 
 
 class Front(Enum):
@@ -25,10 +25,25 @@ class Front(Enum):
     """HTTP/1.1 to an HTTP/1.1 backend over kept-alive connections."""
     HTTPS = "https"
     """TLS 1.3 terminated, then as HTTP."""
+    HTTP2 = "http2"
+    """HTTP/2 over TLS 1.3, to the backend as HTTP."""
+    HTTP3 = "http3"
+    """HTTP/3 on the UDP port of the same number as a TCP port for HTTPS, to the backend as HTTP."""
+    WEBSOCKET = "websocket"
+    """HTTP/1.1, and its upgrade to WebSocket handed on to the backend."""
     TCP = "tcp"
     """A connection handed on as it is."""
     PASSTHROUGH = "passthrough"
     """A TLS connection routed by its SNI and handed on as it is."""
+
+    @property
+    def is_http(self) -> bool:
+        """Requests are read, not bytes handed on."""
+        return self not in (Front.TCP, Front.PASSTHROUGH)
+
+    @property
+    def is_tls_terminated(self) -> bool:
+        return self in (Front.HTTPS, Front.HTTP2, Front.HTTP3)
 
 
 @dataclass(frozen=True, slots=True)

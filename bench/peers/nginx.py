@@ -42,14 +42,15 @@ http {{
     server {{
         listen 127.0.0.1:{listen_port} backlog=4096 {ssl};
         {certificate}
+        {http2}
         location / {{
             proxy_pass http://backend;
             proxy_http_version 1.1;
-            proxy_set_header Connection "";
+            {upgrade}
             proxy_set_header Host $http_host;
             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
             proxy_set_header X-Forwarded-Proto $scheme;
-            proxy_buffer_size 16k;
+            proxy_buffer_size {buffer};
             proxy_buffers 8 64k;
             proxy_busy_buffers_size 128k;
             proxy_max_temp_file_size 0;
@@ -63,6 +64,12 @@ CERTIFICATE = """
         ssl_certificate {certificate};
         ssl_certificate_key {key};
 """
+
+NO_UPGRADE = 'proxy_set_header Connection "";'
+UPGRADE = (
+    'proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade"; '
+    f"proxy_read_timeout {IDLE_TIMEOUT_S}s;"
+)
 
 STREAM = """
 stream {{
@@ -109,15 +116,17 @@ def user_directive() -> str:
 
 class Nginx:
     name = "nginx"
-    fronts = frozenset(Front)
+    # The package's nginx is built without http_v3_module.
+    fronts = frozenset(Front) - {Front.HTTP3}
 
     def version(self) -> str:
         return nginx_version()
 
     def command(self, assignment: Assignment) -> list[str]:
         directory = assignment.directory
-        if assignment.front in (Front.HTTP, Front.HTTPS):
-            is_tls = assignment.front is Front.HTTPS
+        if assignment.front.is_http:
+            is_tls = assignment.front.is_tls_terminated
+            is_websocket = assignment.front is Front.WEBSOCKET
             body = HTTP.format(
                 directory=directory,
                 idle=IDLE_TIMEOUT_S,
@@ -128,6 +137,10 @@ class Nginx:
                 certificate=CERTIFICATE.format(certificate=assignment.certificate, key=assignment.key)
                 if is_tls
                 else "",
+                http2="http2 on;" if assignment.front is Front.HTTP2 else "",
+                upgrade=UPGRADE if is_websocket else NO_UPGRADE,
+                # An upgraded connection has this one buffer each way.
+                buffer="64k" if is_websocket else "16k",
             )
         else:
             by_name = assignment.front is Front.PASSTHROUGH

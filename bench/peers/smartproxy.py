@@ -19,17 +19,19 @@ logging = {{ level = "warning", access_log = false }}
 
 [[routes]]
 name = "bench"
-match = {{ ports = {listen_port}{domains} }}
+match = {{ ports = {listen_port}{domains}{transport} }}
 
 [routes.action]
 type = "forward"
 targets = [{{ host = "127.0.0.1", port = {backend_port} }}]
 {tls}
+{udp}
 """
 
 TERMINATE = (
     """tls = {{ mode = "terminate", certificate = {{ cert_file = {certificate}, key_file = {key} }} }}"""
 )
+HTTP3 = "udp = { quic = { enable_http3 = true } }"
 PASSTHROUGH = 'tls = { mode = "passthrough" }'
 
 
@@ -46,7 +48,8 @@ class SmartProxy:
 
     def command(self, assignment: Assignment) -> list[str]:
         tls = ""
-        if assignment.front is Front.HTTPS:
+        is_http3 = assignment.front is Front.HTTP3
+        if assignment.front.is_tls_terminated:
             tls = TERMINATE.format(
                 certificate=json.dumps(str(assignment.certificate)), key=json.dumps(str(assignment.key))
             )
@@ -59,7 +62,9 @@ class SmartProxy:
                 listen_port=assignment.listen_port,
                 backend_port=assignment.backend_port,
                 domains=f', domains = ["{SERVER_NAME}"]' if tls else "",
+                transport=', transport = "all"' if is_http3 else "",
                 tls=tls,
+                udp=HTTP3 if is_http3 else "",
             )
         )
         profiler = ["-m", "cProfile", "-o", str(self._profile)] if self._profile else []

@@ -10,7 +10,7 @@ import click
 
 from smartproxy.cli.console import NO_ROUTE, exit_invalid, load_or_exit
 from smartproxy.config import ConfigError, compile_configuration
-from smartproxy.core.configuration import MatchProtocol
+from smartproxy.core.configuration import MatchProtocol, Transport
 from smartproxy.core.routing.explain import RouteQuery
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -31,6 +31,7 @@ def _split_header(text: str) -> tuple[bytes, bytes]:
 @click.option("--client-ip", default="127.0.0.1", show_default=True, help="The client's address.")
 @click.option("--port", type=int, help="The port it connects to, if not the URL's.")
 @click.option("--tls-version", type=click.Choice(["TLSv1.2", "TLSv1.3"]), help="Default for https: TLSv1.3.")
+@click.option("--http3", is_flag=True, help="The request comes over HTTP/3.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def route(
     config: str,
@@ -40,6 +41,7 @@ def route(
     client_ip: str,
     port: int | None,
     tls_version: str | None,
+    http3: bool,
     as_json: bool,
 ) -> None:
     """Explain which route of CONFIG a request for URL gets, and why each other one does not.
@@ -49,6 +51,8 @@ def route(
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https", "tcp", "tls"):
         raise click.BadParameter("begin it with http://, https://, tcp:// or tls://", param_hint="URL")
+    if http3 and parts.scheme != "https":
+        raise click.BadParameter("goes with https:// only", param_hint="--http3")
     try:
         url_port = parts.port
     except ValueError as error:
@@ -72,6 +76,7 @@ def route(
         method=method.upper().encode("latin-1", "replace"),
         fields=[_split_header(header) for header in headers],
         tls_version=tls_version,
+        transport=Transport.UDP if http3 else Transport.TCP,
         protocol=MatchProtocol.HTTP if parts.scheme in ("http", "https") else MatchProtocol.TCP,
     )
     explanation = table.explain(query)

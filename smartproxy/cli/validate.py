@@ -23,7 +23,9 @@ def validate(config: str) -> None:
     table = compiled.configuration.table
     routes = len(table.routes)
     ports = ", ".join(str(port) for port in table.listening_ports())
+    udp_ports = ", ".join(str(port) for port in table.udp_listening_ports())
     out.print(
         f"[green]ok[/] {escape(config)}: {routes} route{'s' if routes != 1 else ''}, "
-        f"listening on {ports or 'no port'}"
+        f"listening on {ports or ('no TCP port' if udp_ports else 'no port')}"
+        + (f", and for HTTP/3 on UDP {udp_ports}" if udp_ports else "")
     )

@@ -5,29 +5,33 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import inf
+from math import ceil, inf
 from typing import TypeVar
 
 from smartproxy.config.certificate_files import CertificateFiles
 from smartproxy.config.certificates import CertificateReader, Place, Rejected
 from smartproxy.config.models import (
+    ForwardActionConfig,
     HandlerActionConfig,
     HeadersConfig,
     InboundProxyProtocolConfig,
     MatchConfig,
     ProxyConfig,
+    QuicConfig,
     RouteConfig,
     RouteTlsConfig,
     SecurityConfig,
     TargetConfig,
+    WebSocketConfig,
     WeightedHostConfig,
 )
 from smartproxy.config.models.match import port_ranges
 from smartproxy.config.models.scalars import as_list
+from smartproxy.config.origin_contexts import OriginContexts
 from smartproxy.config.problems import ConfigError, Problem, Severity
-from smartproxy.config.route_checks import origin_tls
+from smartproxy.config.route_checks import origin_tls, serves_http3
 from smartproxy.config.served_certificates import index_certificates
-from smartproxy.config.tls_contexts import TLS_VERSIONS, OriginContexts
+from smartproxy.config.tls_contexts import TLS_VERSIONS
 from smartproxy.config.validator import RouteValidator
 from smartproxy.core.configuration import (
     AccessRules,
@@ -43,6 +47,7 @@ from smartproxy.core.configuration import (
     MatchProtocol,
     ProxyProtocolMode,
     ProxyProtocolPolicy,
+    QuicPolicy,
     Route,
     RouteMatch,
     RouteTls,
@@ -58,9 +63,13 @@ from smartproxy.core.routing.conditions import FieldCondition
 from smartproxy.core.routing.domains import normalise_domain
 from smartproxy.core.routing.table import RouteTable
 from smartproxy.core.security.ip_rules import IpSet
+from smartproxy.core.wire.websocket.origins import OriginAllowList
 
 SESSION_ROTATION_S = 24 * 3600.0
 """New contexts, and with them new session ticket keys, come at least this often."""
+
+_DATAGRAM_BYTES = 1200
+"""What crosses every path that QUIC may use (RFC 9000 §14)."""
 
 _K = TypeVar("_K")
 _T = TypeVar("_T")
@@ -160,6 +169,7 @@ class _Compiler:
             access=self._access(route.security),
             request_fields=self._fields(route.headers, "request"),
             response_fields=self._fields(route.headers, "response"),
+            quic=_quic_policy(route.action.udp.quic, self._model) if serves_http3(route) else None,
         )
 
     def _match(self, match: MatchConfig) -> RouteMatch:
@@ -224,7 +234,7 @@ class _Compiler:
             backend_protocol=BackendProtocol(action.options.backend_protocol),
             preserve_host=action.options.preserve_host,
             add_via=action.options.via,
-            websocket=WebSocketRules(action.websocket.enabled),
+            websocket=_websocket_rules(action.websocket),
         )
 
     def _target(self, route: RouteConfig, target: TargetConfig, tls_owner: Place) -> Target:
@@ -245,6 +255,7 @@ class _Compiler:
             send_proxy_protocol=self._model.send_proxy_protocol if send is None else send,
             request_fields=self._fields(target.headers, "request"),
             response_fields=self._fields(target.headers, "response"),
+            websocket=_target_websocket(route, target),
         )
         tls = origin_tls(route, target)
         if tls is None or not self._reads_certificates:
@@ -311,6 +322,40 @@ def _balancing(target: TargetConfig) -> Balancing:
             healthy_threshold=check.healthy_threshold,
         )
     return Balancing(BalancingAlgorithm(target.load_balancing.algorithm), health_check)
+
+
+def _target_websocket(route: RouteConfig, target: TargetConfig) -> WebSocketRules | None:
+    if target.websocket is None or not isinstance(route.action, ForwardActionConfig):
+        return None
+    rules = {**route.action.websocket.plain(), **target.websocket.plain()}
+    return _websocket_rules(WebSocketConfig.validated(rules, {}))
+
+
+def _websocket_rules(websocket: WebSocketConfig) -> WebSocketRules:
+    subprotocols, origins = websocket.subprotocols, websocket.allowed_origins
+    return WebSocketRules(
+        enabled=websocket.enabled,
+        ping_interval_s=websocket.ping_interval,
+        ping_timeout_s=websocket.ping_timeout,
+        max_payload_bytes=websocket.max_payload_size,
+        subprotocols=tuple(name.encode("ascii") for name in subprotocols)
+        if subprotocols is not None
+        else None,
+        allowed_origins=OriginAllowList(origins) if origins is not None else None,
+    )
+
+
+def _quic_policy(quic: QuicConfig, model: ProxyConfig) -> QuicPolicy:
+    window_bytes = quic.initial_congestion_window
+    return QuicPolicy(
+        idle_timeout_s=quic.max_idle_timeout,
+        bidirectional_streams=quic.max_concurrent_bidi_streams or model.limits.concurrent_streams,
+        unidirectional_streams=quic.max_concurrent_uni_streams,
+        alt_svc_port=quic.alt_svc_port,
+        alt_svc_max_age_s=ceil(quic.alt_svc_max_age),
+        initial_congestion_window_datagrams=window_bytes // _DATAGRAM_BYTES if window_bytes else None,
+        zero_rtt=quic.zero_rtt,
+    )
 
 
 def _handler(action: HandlerActionConfig) -> HandlerAction:

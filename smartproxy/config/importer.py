@@ -113,6 +113,7 @@ def _route(source: Any, place: str, importing: Importing) -> dict[str, Any] | No
             place, "it is carried over disabled, because a condition or an access rule of it was lost"
         )
     route["action"] = _action(source.get("action"), f"{place}.action", importing)
+    _fit_http3(route, place, importing)
     headers = source.get("headers")
     if isinstance(headers, dict):
         route["headers"] = importing.table(headers, f"{place}.headers", HEADERS)
@@ -122,6 +123,25 @@ def _route(source: Any, place: str, importing: Importing) -> dict[str, Any] | No
     for key in source.keys() - known:
         importing.lose(f"{place}.{key}", "there is no such option")
     return route
+
+
+def _fit_http3(route: dict[str, Any], place: str, importing: Importing) -> None:
+    """QUIC that carries HTTP/3 is a protocol of its own here, and options for it need UDP to act on."""
+    match, udp = route["match"], route["action"].get("udp")
+    if not _enables_http3(udp):
+        return
+    if match.get("protocol") == "quic":
+        match["protocol"] = "http3"
+    if match.get("transport", "tcp") == "tcp":
+        importing.lose(f"{place}.action.udp", "it has no effect on a route for TCP")
+        del route["action"]["udp"]
+    elif match.get("protocol") == "http3":
+        match["transport"] = "udp"
+
+
+def _enables_http3(udp: Any) -> bool:
+    quic = udp.get("quic") if isinstance(udp, dict) else None
+    return isinstance(quic, dict) and quic.get("enable_http3") is True
 
 
 def _action(source: Any, place: str, importing: Importing) -> dict[str, Any]:
@@ -250,13 +270,30 @@ def _planned_in(config: dict[str, Any]) -> list[str]:
         found += _planned_keys(action, "action", (*place, "action"))
         tls, tls_place = action.get("tls", {}), (*place, "action", "tls")
         found += _planned_keys(tls, "tls", tls_place) + _planned_values(tls, "tls", tls_place)
-        found += _planned_keys(action.get("websocket", {}), "websocket", (*place, "action", "websocket"))
-        found += _planned_values(action.get("options", {}), "options", (*place, "action", "options"))
+        found += _planned_udp(route, place)
         for index, target in enumerate(action.get("targets", [])):
             target_place = (*place, "action", "targets", index)
             found += _planned_keys(target, "target", target_place) + _planned_values(
                 target, "target", target_place
             )
+    return found
+
+
+def _planned_udp(route: dict[str, Any], place: tuple[str | int, ...]) -> list[str]:
+    """What a route has for datagrams and for QUIC without HTTP/3."""
+    udp = route["action"].get("udp", {})
+    udp_place = (*place, "action", "udp")
+    found = _planned_keys(udp, "udp", udp_place)
+    if not _enables_http3(udp):
+        match = route["match"]
+        wanted = {"transport": ("udp", "all"), "protocol": ("http3",)}
+        found += [
+            _later((*place, "match", key)) + f' ("{match[key]}")'
+            for key, values in wanted.items()
+            if match.get(key) in values
+        ]
+        quic = udp.get("quic", {})
+        found += [_later((*udp_place, "quic", key)) for key in quic if key != "enable_http3"]
     return found
 
 

@@ -24,20 +24,15 @@ KEYS: dict[str, frozenset[str]] = {
         }
     ),
     "security": frozenset({"basic_auth", "challenge", "jwt_auth", "max_connections", "rate_limit"}),
-    "action": frozenset({"datagram_handler", "forwarding_engine", "nftables", "udp"}),
+    "action": frozenset({"datagram_handler", "forwarding_engine", "nftables"}),
     "handler": frozenset({"asgi", "http_server", "line_protocol", "proxy"}),
-    "target": frozenset({"websocket"}),
     "tls": frozenset({"acme"}),
-    "websocket": frozenset(
-        {"allowed_origins", "max_payload_size", "ping_interval", "ping_timeout", "subprotocols"}
-    ),
+    "udp": frozenset({"max_datagram_size", "max_sessions_per_ip", "session_timeout"}),
 }
 """Keys by the section of the model they will belong to."""
 
 VALUES: dict[tuple[str, str], frozenset[str]] = {
-    ("match", "transport"): frozenset({"all", "udp"}),
-    ("match", "protocol"): frozenset({"http3", "quic", "udp"}),
-    ("options", "backend_protocol"): frozenset({"http2", "http3"}),
+    ("match", "protocol"): frozenset({"quic", "udp"}),
     ("target", "backend_transport"): frozenset({"udp"}),
     ("tls", "certificate"): frozenset({"auto"}),
 }

@@ -29,6 +29,7 @@ _TERMINATION_OPTIONS = (
     "versions",
     "ciphers",
     "honor_cipher_order",
+    "http2",
     "session_timeout",
     "client_auth",
     "backend",
@@ -54,6 +55,17 @@ def mode_of(route: RouteConfig) -> str:
 def terminates_tls(route: RouteConfig) -> bool:
     """Whether the route decrypts its clients' TLS."""
     return mode_of(route) in ("terminate", "terminate-and-reencrypt")
+
+
+def serves_http3(route: RouteConfig) -> bool:
+    """Whether the route's clients are served HTTP/3."""
+    return route.action.udp.quic.enable_http3
+
+
+def backend_protocol(route: RouteConfig) -> str:
+    """HTTP towards the backend; empty where there is none."""
+    action = route.action
+    return action.options.backend_protocol if isinstance(action, ForwardActionConfig) else ""
 
 
 def raw_handler(route: RouteConfig) -> str:
@@ -127,11 +139,12 @@ def _check_tls_options(route: RouteConfig, place: Path) -> Iterator[Problem]:
                 if getattr(route.action, name).model_fields_set:
                     yield error((*place, "action", name), "has no effect on TLS that is passed through")
             for index, target in enumerate(route.action.targets):
-                if target.tls is not None:
-                    target_place = (*place, "action", "targets", index, "tls")
-                    yield error(target_place, "has no effect on TLS that is passed through")
+                for name in ("tls", "websocket"):
+                    if getattr(target, name) is not None:
+                        target_place = (*place, "action", "targets", index, name)
+                        yield error(target_place, "has no effect on TLS that is passed through")
     elif tls.backend is not None and not any(_reencrypts(route, target) for target in _targets(route)):
-        allowed = 'mode "terminate-and-reencrypt"'
+        allowed = 'mode "terminate-and-reencrypt", or `options.backend_protocol = "http3"'
         yield error((*tls_place, "backend"), "has no effect without TLS to the backend", allowed=allowed)
     elif tls.backend is not None and not tls.backend.verify:
         yield _unverified((*tls_place, "backend"))
@@ -147,7 +160,8 @@ def _targets(route: RouteConfig) -> Sequence[TargetConfig]:
 def _reencrypts(route: RouteConfig, target: TargetConfig) -> bool:
     if target.tls is not None:
         return target.tls.mode == "terminate-and-reencrypt"
-    return mode_of(route) == "terminate-and-reencrypt"
+    # RFC 9001: there is no QUIC without TLS.
+    return mode_of(route) == "terminate-and-reencrypt" or backend_protocol(route) == "http3"
 
 
 def _unverified(place: Path) -> Problem:
@@ -275,7 +289,7 @@ def origin_tls(route: RouteConfig, target: TargetConfig) -> OriginTlsConfig | No
 
 
 def _check_unix_tls(route: RouteConfig, target: TargetConfig, place: Path) -> Iterator[Problem]:
-    if target.unix is None:
+    if target.unix is None or backend_protocol(route) == "http3":
         return
     tls = origin_tls(route, target)
     if tls is not None and tls.verify and tls.fingerprint is None and tls.server_name is None:

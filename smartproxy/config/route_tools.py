@@ -155,7 +155,15 @@ class _Facts:
             and self._tls_version not in match.tls_versions
         ):
             return False
-        return self._protocol is None or match.protocol is None or match.protocol is self._protocol
+        return self._protocol is None or match.protocol is None or _fits_protocol(route, self._protocol)
+
+
+def _fits_protocol(route: Route, protocol: MatchProtocol) -> bool:
+    """`HTTP` is HTTP of any version, asked of a route as told of a connection."""
+    asked = route.match.protocol
+    if protocol is MatchProtocol.HTTP3 and asked is MatchProtocol.HTTP:
+        return route.quic is not None
+    return asked is protocol or (protocol is MatchProtocol.HTTP and asked is MatchProtocol.HTTP3)
 
 
 def _fits_path(pattern: str | None, path: str) -> bool:

@@ -14,7 +14,7 @@ from smartproxy.config.certificates import (
 from smartproxy.config.models import ProxyConfig, RouteConfig, RouteTlsConfig
 from smartproxy.config.models.scalars import as_list
 from smartproxy.config.problems import Problem, Severity, place_text
-from smartproxy.config.route_checks import error, raw_handler, terminates_tls
+from smartproxy.config.route_checks import error, raw_handler, serves_http3, terminates_tls
 from smartproxy.config.tls_contexts import ServerContexts, ServerSettings
 from smartproxy.core.certificates import CertificateIndex, NameIndex, ServedTls
 from smartproxy.core.routing.domains import normalise_domain
@@ -32,7 +32,8 @@ class _Indexer:
         self._model = model
         self._reader = reader
         self._problems = problems
-        self._contexts = ServerContexts(reader)
+        serves_quic = any(route.enabled and serves_http3(route) for route in model.routes)
+        self._contexts = ServerContexts(reader, serves_quic=serves_quic)
         self._by_name: dict[str, tuple[ServerCertificate, Place]] = {}
         self._own_indexes: dict[ServedTls, NameIndex] = {}
         self._shared_indexes: dict[ServerSettings, NameIndex] = {}

@@ -1,4 +1,4 @@
-"""TLS contexts for clients and for backends.
+"""What clients are shown in TLS: one context for each certificate and kind of settings.
 
 CPython turns `SSL_MODE_RELEASE_BUFFERS` on in every context, so that an idle
 connection keeps no record buffers (34 KiB less for each).
@@ -6,7 +6,6 @@ connection keeps no record buffers (34 KiB less for each).
 
 from __future__ import annotations
 
-import hashlib
 import os
 import ssl
 import tempfile
@@ -14,14 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from smartproxy.config.certificates import CertificateReader, Place, Rejected, ServerCertificate
-from smartproxy.config.models import OriginTlsConfig, RouteTlsConfig
+from smartproxy.config.models import RouteTlsConfig
 from smartproxy.config.problems import Problem, place_text
 from smartproxy.core.certificates import ServedTls
-from smartproxy.core.configuration import OriginTls
+
+if TYPE_CHECKING:
+    from smartproxy.core.wire.http3.credentials import ServerIdentity
 
 HTTP1_ALPN = "http/1.1"
+HTTP2_ALPN = "h2"
 
 TLS_VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -34,19 +37,29 @@ class ServerSettings:
     ciphers: str | None = None
     honor_cipher_order: bool = False
     client_ca_pem: bytes | None = None
-    alpn_protocols: tuple[str, ...] = (HTTP1_ALPN,)
+    alpn_protocols: tuple[str, ...] = (HTTP2_ALPN, HTTP1_ALPN)
 
     @property
     def min_version(self) -> ssl.TLSVersion:
         """The lowest version a client may use."""
         return min(TLS_VERSIONS[version] for version in self.versions)
 
+    @property
+    def fits_quic(self) -> bool:
+        """Whether QUIC can keep them: it is TLS 1.3 only, and its clients are asked for no certificate."""
+        return "TLSv1.3" in self.versions and self.client_ca_pem is None
+
 
 class ServerContexts:
-    """Contexts for clients, one for each pair of certificate and settings."""
+    """Contexts for clients, one for each pair of certificate and settings.
 
-    def __init__(self, reader: CertificateReader) -> None:
+    With `serves_quic` they come with what QUIC shows, where the settings are such that it can.
+    """
+
+    def __init__(self, reader: CertificateReader, *, serves_quic: bool = False) -> None:
         self._reader = reader
+        self._serves_quic = serves_quic
+        self._quic_identities: dict[bytes, ServerIdentity] = {}
         self._served: dict[tuple[bytes, ServerSettings], ServedTls] = {}
 
     def settings(self, tls: RouteTlsConfig, place: Place, *, serves_http: bool) -> ServerSettings:
@@ -62,7 +75,7 @@ class ServerContexts:
             tls.ciphers,
             tls.honor_cipher_order,
             client_ca_pem,
-            (HTTP1_ALPN,) if serves_http else (),
+            _alpn_protocols(tls) if serves_http else (),
         )
         if tls.ciphers is not None:
             _check_ciphers(tls.ciphers, (*place, "ciphers"), tls.shown("ciphers"))
@@ -74,8 +87,27 @@ class ServerContexts:
         served = self._served.get(key)
         if served is None:
             context = _make_server_context(certificate, settings, place)
-            served = self._served[key] = ServedTls(context)
+            served = self._served[key] = ServedTls(context, self._quic_identity(certificate, settings))
         return served
+
+    def _quic_identity(
+        self, certificate: ServerCertificate, settings: ServerSettings
+    ) -> ServerIdentity | None:
+        """One for each certificate, since parsing it is dear."""
+        if not self._serves_quic or not settings.fits_quic:
+            return None
+        identity = self._quic_identities.get(certificate.identity)
+        if identity is None:
+            # Not at the top: who serves no HTTP/3 does not load it.
+            from smartproxy.core.wire.http3.credentials import ServerIdentity
+
+            identity = ServerIdentity(certificate.chain_pem, certificate.key_pem)
+            self._quic_identities[certificate.identity] = identity
+        return identity
+
+
+def _alpn_protocols(tls: RouteTlsConfig) -> tuple[str, ...]:
+    return (HTTP2_ALPN, HTTP1_ALPN) if tls.http2 else (HTTP1_ALPN,)
 
 
 def _check_ciphers(ciphers: str, place: Place, given: str) -> None:
@@ -102,7 +134,7 @@ def _make_server_context(
     if settings.alpn_protocols:
         context.set_alpn_protocols(list(settings.alpn_protocols))
     if settings.client_ca_pem is not None:
-        _trust(context, settings.client_ca_pem, place)
+        trust_authorities(context, settings.client_ca_pem, place)
         context.verify_mode = ssl.CERT_REQUIRED
     try:
         with (
@@ -138,49 +170,9 @@ def _private_file(content: bytes) -> Iterator[str]:
         yield file.name
 
 
-def _trust(context: ssl.SSLContext, ca_pem: bytes, place: Place) -> None:
+def trust_authorities(context: ssl.SSLContext, ca_pem: bytes, place: Place) -> None:
+    """Have `context` verify with the authorities that stand at `place`. Raises `Rejected`."""
     try:
         context.load_verify_locations(cadata=ca_pem.decode("ascii"))
     except (ssl.SSLError, ValueError):
         raise Rejected(Problem(place_text(place), "is not a list of authorities that TLS can use")) from None
-
-
-class OriginContexts:
-    """TLS towards backends, one for each way of verifying and server name."""
-
-    def __init__(self, reader: CertificateReader) -> None:
-        self._reader = reader
-        self._contexts: dict[object, ssl.SSLContext] = {}
-        self._origins: dict[str, OriginTls] = {}
-
-    def origin(self, tls: OriginTlsConfig, place: Place) -> OriginTls:
-        """What `tls`, which stands at `place`, comes to. Raises `Rejected`."""
-        ca_pem = (
-            self._reader.authorities(tls.ca, (*place, "ca"), tls.shown("ca")) if tls.ca is not None else None
-        )
-        # A pinned certificate is compared once the handshake is done, by whoever made the connection.
-        verifies = tls.verify and tls.fingerprint is None
-        context = self._context(ca_pem, verifies, (*place, "ca"))
-        facts = (verifies, ca_pem, tls.fingerprint, tls.server_name)
-        identity = hashlib.sha256(repr(facts).encode()).hexdigest()
-        origin = self._origins.get(identity)
-        if origin is None:
-            fingerprint = bytes.fromhex(tls.fingerprint) if tls.fingerprint is not None else None
-            origin = self._origins[identity] = OriginTls(context, tls.server_name, fingerprint, identity)
-        return origin
-
-    def _context(self, ca_pem: bytes | None, verifies: bool, place: Place) -> ssl.SSLContext:
-        key = (ca_pem, verifies)
-        context = self._contexts.get(key)
-        if context is None:
-            context = self._contexts[key] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-            if not verifies:
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE
-            elif ca_pem is not None:
-                _trust(context, ca_pem, place)
-            else:
-                context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-        return context

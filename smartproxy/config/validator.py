@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from smartproxy.config.explain import explain
+from smartproxy.config.http3_checks import check_http3
 from smartproxy.config.models import HandlerActionConfig, ProxyConfig, RouteConfig
 from smartproxy.config.models.match import port_ranges
 from smartproxy.config.models.scalars import as_list
@@ -58,7 +59,8 @@ class RouteValidator:
         problems = [
             problem
             for position, route in routes.items()
-            for problem in check_route(route, ("routes", position), config)
+            for check in (check_route, check_http3)
+            for problem in check(route, ("routes", position), config)
         ]
         problems += _check_unique(routes, "name")
         problems += _check_unique(routes, "id")
@@ -160,6 +162,7 @@ def _match_key(route: RouteConfig) -> object:
         frozenset((name.lower(), spec) for name, spec in headers.items()),
         frozenset(as_list(match.methods)),
         match.protocol,
+        match.transport,
         "terminated" if terminates_tls(route) else mode,
         isinstance(route.action, HandlerActionConfig) and not raw_handler(route),
     )

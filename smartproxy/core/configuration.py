@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from smartproxy.core.routing.conditions import FieldCondition
     from smartproxy.core.routing.table import RouteTable
     from smartproxy.core.security.ip_rules import IpSet
+    from smartproxy.core.wire.websocket.origins import OriginAllowList
 
 
 class Transport(Enum):
@@ -95,15 +96,37 @@ class TargetMatch:
     methods: frozenset[bytes] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+ContextForAlpn = Callable[[tuple[bytes, ...]], ssl.SSLContext]
+"""A client's context that offers these ALPN protocols, best first; the same one for the same offer."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class OriginTls:
     """TLS towards a backend. `identity` tells apart pools that must not be shared."""
 
     context: ssl.SSLContext
+    """The one that offers nothing by ALPN."""
     server_name: str | None
     """Name sent as SNI and verified; None: the target's host."""
     fingerprint_sha256: bytes | None
     identity: str
+    verifies: bool = True
+    """Whether the certificate must chain to a trusted root and be valid for the name."""
+    make_context: ContextForAlpn | None = None
+    """None: `context` serves every offer."""
+    read_ca_pem: Callable[[], bytes] | None = None
+    """What `ca_pem` is, read when it is first wanted; None where there are no roots to tell."""
+
+    def context_for(self, alpn: tuple[bytes, ...]) -> ssl.SSLContext:
+        """The context that offers `alpn`, best first; `()` for TLS around something else than HTTP."""
+        if not alpn or self.make_context is None:
+            return self.context
+        return self.make_context(alpn)
+
+    @property
+    def ca_pem(self) -> bytes:
+        """The trusted roots in PEM, for the TLS inside QUIC; empty when none can be had."""
+        return self.read_ca_pem() if self.read_ca_pem is not None else b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +171,8 @@ class Target:
     """0: none; 1 or 2: that version of the PROXY header opens each backend connection."""
     request_fields: FieldRules | None = None
     response_fields: FieldRules | None = None
+    websocket: WebSocketRules | None = None
+    """None: the action's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +183,40 @@ class RouteTls:
     min_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class WebSocketRules:
+    """What WebSockets of a route may do. None is no rule; frames then pass unopened."""
+
     enabled: bool = True
+    """False: 403 for every handshake."""
+    ping_interval_s: float | None = None
+    """Silence of a peer after which it is sent a Ping; None for never."""
+    ping_timeout_s: float = 20.0
+    """How long after that Ping a peer may stay silent before the WebSocket is closed with 1011."""
+    max_payload_bytes: int | None = None
+    """Of one message. Over it: close code 1009."""
+    subprotocols: tuple[bytes, ...] | None = None
+    """Those a client may ask for; others are left out of what the backend sees."""
+    allowed_origins: OriginAllowList | None = None
+    """The web sites that may open one; others get 403."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuicPolicy:
+    """How a route's HTTP/3 is served, on the UDP ports of the same numbers (RFC 9114)."""
+
+    idle_timeout_s: float = 30.0
+    """max_idle_timeout (RFC 9000 §10.1)."""
+    bidirectional_streams: int = 100
+    """Requests that a client may have open at a time."""
+    unidirectional_streams: int = 100
+    alt_svc_port: int | None = None
+    """The UDP port that Alt-Svc names (RFC 7838); None: the port the client used."""
+    alt_svc_max_age_s: int = 86400
+    initial_congestion_window_datagrams: int | None = None
+    """None: RFC 9002 §7.2."""
+    zero_rtt: bool = False
+    """Whether safe requests may come as early data, which anybody can replay (RFC 8470)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -217,6 +273,8 @@ class Route:
     access: AccessRules = field(default_factory=AccessRules)
     request_fields: FieldRules | None = None
     response_fields: FieldRules | None = None
+    quic: QuicPolicy | None = None
+    """None: no HTTP/3 for its clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +289,8 @@ class Timeouts:
     """The longest silence of the side whose turn it is while an exchange is under way."""
     inactivity_s: float = 75.0
     """An idle keep-alive client connection, or a tunnel that moves nothing."""
+    websocket_idle_s: float = 24 * 3600.0
+    """A WebSocket that moves nothing; most applications send less than any other limit would allow."""
     lifetime_s: float = 3600.0
     """A raw connection is closed, an HTTP connection drained, at this age."""
     graceful_shutdown_s: float = 30.0
@@ -256,6 +316,8 @@ class Limits:
     pool_idle_per_host: int = 256
     pending_per_host: int = 1024
     """Exchanges that may wait for a connection to one host."""
+    concurrent_streams: int = 100
+    """Requests at a time on one HTTP/2 connection, of clients as to backends (RFC 9113 §5.1.2)."""
 
 
 @dataclass(slots=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from smartproxy.core.env import Env
 from smartproxy.core.ops import CancelOperation, Operation, RelayOutcome, Result, StartRelay
@@ -11,7 +11,18 @@ from smartproxy.core.records import AccessRecord, Level, Record
 from smartproxy.core.timers import Timer, TimerHeap
 
 if TYPE_CHECKING:
+    from smartproxy.core.datagrams import DatagramLink
     from smartproxy.core.stream import Link
+
+
+class Flushable(Protocol):
+    """A session that gathers what it sends during one input."""
+
+    @property
+    def link(self) -> Link | None:
+        """The link that pays for a bug."""
+
+    def flush(self) -> None: ...
 
 
 class Context:
@@ -19,6 +30,7 @@ class Context:
 
     __slots__ = (
         "_next_operation_id",
+        "dirty_datagram_links",
         "dirty_links",
         "env",
         "now",
@@ -28,6 +40,7 @@ class Context:
         "record_level",
         "records",
         "timers",
+        "unflushed",
         "wants_access_records",
     )
 
@@ -35,6 +48,7 @@ class Context:
         self.env = env
         self.now = 0.0
         self.dirty_links: list[Link] = []
+        self.dirty_datagram_links: list[DatagramLink] = []
         self.operations: list[Operation] = []
         self.pending_operations: dict[int, Callable[[Result], None]] = {}
         self.pending_relays: dict[int, Callable[[RelayOutcome], None]] = {}
@@ -42,6 +56,8 @@ class Context:
         self.record_level = Level.DEBUG
         self.wants_access_records = True
         self.timers = TimerHeap()
+        #: Multiplexed sessions with something to send once this input has been dealt with.
+        self.unflushed: list[Flushable] = []
         self._next_operation_id = 0
 
     def next_operation_id(self) -> int:

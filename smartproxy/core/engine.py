@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import traceback
+from functools import partial
 
 from smartproxy.core.certificates import CertificateIndex
 from smartproxy.core.configuration import Configuration
 from smartproxy.core.context import Context
+from smartproxy.core.datagrams import Datagram, DatagramHandler, DatagramLink
 from smartproxy.core.downstream.connection import ClientConnection
+from smartproxy.core.downstream.quic_listener import QuicListener
 from smartproxy.core.env import Env
 from smartproxy.core.failure import Failure, FailureCode, FailureSource, LostReason
 from smartproxy.core.generation import Generation
+from smartproxy.core.http.http2_client import Http2Client
+from smartproxy.core.http.http3_client import Http3Client
 from smartproxy.core.ops import Address, Operation, RelayOutcome, Result, StartRelay
 from smartproxy.core.records import AccessRecord, Level, Record
 from smartproxy.core.stream import Link
 from smartproxy.core.upstream.pool import Pools
+from smartproxy.core.upstream.quic_dial import QuicSupport
+from smartproxy.core.wire.http3 import EngineName, Http3Limits
+
+QUIC_ENGINE: EngineName = "aioquic"
+BACKEND_HTTP3_LIMITS = Http3Limits(keep_alive_s=10.0)
 
 _LOST_CODES = {
     LostReason.TIMED_OUT: FailureCode.CONNECTION_TIMEOUT,
     LostReason.UNREACHABLE: FailureCode.DESTINATION_IP_UNROUTABLE,
+    LostReason.REFUSED: FailureCode.CONNECTION_REFUSED,
 }
 
 
@@ -37,6 +48,7 @@ class Engine:
         "_in_input",
         "_next_link_id",
         "_pools",
+        "_quic_listeners",
         "_started",
         "context",
         "draining",
@@ -45,10 +57,21 @@ class Engine:
     def __init__(self, configuration: Configuration, env: Env) -> None:
         self.context = Context(env)
         self._pools = Pools(
-            self.context, self._new_upstream_link, configuration.limits, configuration.timeouts
+            self.context,
+            self._new_upstream_link,
+            configuration.limits,
+            configuration.timeouts,
+            new_http2=partial(Http2Client, self.context),
+            quic=QuicSupport(
+                engine=QUIC_ENGINE,
+                new_datagram_link=self._new_upstream_datagram_link,
+                new_http3=partial(Http3Client, self.context),
+                limits=BACKEND_HTTP3_LIMITS,
+            ),
         )
         self._generation = Generation(configuration, self._pools, 1)
         self._connections: dict[int, ClientConnection] = {}
+        self._quic_listeners: list[QuicListener] = []
         self._next_link_id = 0
         self._in_input = False
         self._started = False
@@ -69,7 +92,8 @@ class Engine:
     @property
     def connection_count(self) -> int:
         """Client connections alive."""
-        return len(self._connections)
+        quic_count = sum(listener.connection_count for listener in self._quic_listeners)
+        return len(self._connections) + quic_count
 
     @property
     def backend_connection_count(self) -> int:
@@ -89,6 +113,9 @@ class Engine:
 
     def _new_upstream_link(self, peer: Address) -> Link:
         return self._new_link(peer, ("", 0))
+
+    def _new_upstream_datagram_link(self, peer: Address) -> DatagramLink:
+        return self._new_datagram_link(peer, ("", 0))
 
     def handle_started(self, now: float) -> None:
         """The listeners are up: begin what the proxy does unasked, such as health checks."""
@@ -159,6 +186,70 @@ class Engine:
         finally:
             self._in_input = False
 
+    # Inputs of UDP sockets.
+
+    def handle_udp_bound(self, listening_port: int, local: Address, now: float) -> DatagramLink | None:
+        """A UDP socket is bound to `local` for `listening_port` of the configuration.
+
+        Returns its link; None, and the socket is to be closed, when nobody wants it.
+        """
+        self._enter(now)
+        try:
+            link = self._new_datagram_link(None, local)
+            if not self.draining and self._begin_listening_datagrams(link, listening_port):
+                return link
+            link.close()
+            return None
+        finally:
+            self._in_input = False
+
+    def _new_datagram_link(self, peer: Address | None, local: Address) -> DatagramLink:
+        self._next_link_id += 1
+        return DatagramLink(self.context, self._next_link_id, peer, local)
+
+    def _begin_listening_datagrams(self, link: DatagramLink, listening_port: int) -> bool:
+        """Put the session that `listening_port` asks for on `link`; whether there is one."""
+        generation = self._generation
+        plan = generation.configuration.table.quic_port(listening_port)
+        if plan is None:
+            return False
+        self._quic_listeners.append(QuicListener(self.context, generation, plan, link, listening_port))
+        return True
+
+    def handle_datagrams(self, link: DatagramLink, datagrams: list[Datagram], now: float) -> None:
+        """A burst of `datagrams` (not empty) arrived on `link`, in this order."""
+        self._enter(now)
+        try:
+            for data, _ in datagrams:
+                link.bytes_received += len(data)
+            link.handler.receive_datagrams(datagrams)
+        finally:
+            self._in_input = False
+
+    def handle_datagrams_writable(self, link: DatagramLink, now: float) -> None:
+        """All that was sent on `link` is with the transport, and its session asked to hear so."""
+        self._enter(now)
+        try:
+            link.notify_writable = False
+            link.handler.datagrams_writable()
+        finally:
+            self._in_input = False
+
+    def handle_datagrams_lost(self, link: DatagramLink, reason: LostReason, now: float) -> None:
+        """The peer of `link` refuses or cannot be reached, or the socket is gone."""
+        self._enter(now)
+        try:
+            if link.peer is None:
+                self._quic_listeners = [each for each in self._quic_listeners if link.handler is not each]
+            self._tell_datagrams_lost(link, link.handler, reason)
+        finally:
+            self._in_input = False
+
+    def _tell_datagrams_lost(self, link: DatagramLink, handler: DatagramHandler, reason: LostReason) -> None:
+        source = FailureSource.PROXY if link.peer is None else FailureSource.BACKEND
+        code = _LOST_CODES.get(reason, FailureCode.CONNECTION_TERMINATED)
+        handler.datagrams_lost(Failure(source, code, reason.value))
+
     def handle_result(self, operation_id: int, result: Result, now: float) -> None:
         """The answer to an operation; one to a cancelled operation is dropped."""
         on_result = self.context.pending_operations.pop(operation_id, None)
@@ -204,6 +295,8 @@ class Engine:
             older.stop()
             for connection in list(self._connections.values()):
                 connection.retire()
+            for listener in self._quic_listeners:
+                listener.replace_generation(generation)
             self._pools.limits = configuration.limits
             self._pools.timeouts = configuration.timeouts
             self._generation = generation
@@ -230,6 +323,8 @@ class Engine:
             self._generation.stop()
             for connection in list(self._connections.values()):
                 connection.drain()
+            for listener in self._quic_listeners:
+                listener.drain()
             self._pools.drain()
         finally:
             self._in_input = False
@@ -242,11 +337,13 @@ class Engine:
             self._generation.stop()
             for connection in list(self._connections.values()):
                 self._lose(connection.link, LostReason.ERROR)
+            for listener in self._quic_listeners:
+                listener.shut_down()
             self._pools.drain()
         finally:
             self._in_input = False
 
-    def handle_bug(self, link: Link | None, error: BaseException, now: float) -> None:
+    def handle_bug(self, link: Link | DatagramLink | None, error: BaseException, now: float) -> None:
         """An input raised, which is our fault: its own connection pays, everyone else goes on."""
         self._in_input = False
         self._enter(now)
@@ -258,7 +355,9 @@ class Engine:
                 error=repr(error),
                 traceback="".join(traceback.format_exception(error)),
             )
-            if link is not None:
+            if isinstance(link, DatagramLink):
+                self._survive_datagrams_bug(link)
+            elif link is not None:
                 try:
                     self._lose(link, LostReason.ERROR)
                 except Exception as second_error:
@@ -272,17 +371,55 @@ class Engine:
         finally:
             self._in_input = False
 
+    def _survive_datagrams_bug(self, link: DatagramLink) -> None:
+        if link.peer is None:
+            # A listening socket is everyone's: one client's datagrams must not close it.
+            return
+        handler = link.handler
+        link.close()
+        try:
+            self._tell_datagrams_lost(link, handler, LostReason.ERROR)
+        except Exception as second_error:
+            self.context.record(
+                "engine", "internal_error", Level.ERROR, error=repr(second_error), traceback=""
+            )
+
     def _connection_ended(self, connection: ClientConnection) -> None:
         self._connections.pop(connection.link.id, None)
 
     # Outputs.
 
+    def _flush_sessions(self) -> None:
+        """Multiplexed sessions gather what they send during an input; it leaves with the first output."""
+        context = self.context
+        while context.unflushed:
+            sessions, context.unflushed = context.unflushed, []
+            for session in sessions:
+                try:
+                    session.flush()
+                except Exception as error:
+                    self.handle_bug(session.link, error, context.now)
+
     def poll_dirty_links(self) -> list[Link]:
         """Links the driver must visit (see `Link`)."""
         context = self.context
+        if context.unflushed:
+            self._flush_sessions()
         links = context.dirty_links
         if links:
             context.dirty_links = []
+            for link in links:
+                link.is_dirty = False
+        return links
+
+    def poll_dirty_datagram_links(self) -> list[DatagramLink]:
+        """UDP links the driver must visit (see `DatagramLink`)."""
+        context = self.context
+        if context.unflushed:
+            self._flush_sessions()
+        links = context.dirty_datagram_links
+        if links:
+            context.dirty_datagram_links = []
             for link in links:
                 link.is_dirty = False
         return links

@@ -56,14 +56,16 @@ class Failure:
     """One failure: `source` is whose fault it was, `code` its kind.
 
     `retryable` says that no byte of the request can have been acted on, so that
-    another connection may be tried (RFC 9110 §9.2.2). `detail` is for the
-    operator's log and is never sent to a client.
+    another connection may be tried (RFC 9110 §9.2.2). `unprocessed` is stronger: the
+    backend itself says that it has not acted on the request (REFUSED_STREAM, GOAWAY).
+    `detail` is for the operator's log and is never sent to a client.
     """
 
     source: FailureSource
     code: FailureCode
     detail: str = ""
     retryable: bool = False
+    unprocessed: bool = False
 
 
 class LostReason(Enum):

@@ -10,6 +10,7 @@ from smartproxy.core.upstream.pool import Pools
 from smartproxy.core.upstream.probe import Prober
 from smartproxy.core.upstream.selection import TargetState
 from smartproxy.core.wire.http1 import Http1Limits
+from smartproxy.core.wire.http2 import Http2Limits
 
 
 class Generation:
@@ -19,7 +20,16 @@ class Generation:
     then end after the response under way, so that nobody stays on it for long.
     """
 
-    __slots__ = ("configuration", "http1_limits", "number", "pools", "probers", "retired", "targets")
+    __slots__ = (
+        "configuration",
+        "http1_limits",
+        "http2_limits",
+        "number",
+        "pools",
+        "probers",
+        "retired",
+        "targets",
+    )
 
     def __init__(self, configuration: Configuration, pools: Pools, number: int) -> None:
         self.configuration = configuration
@@ -31,13 +41,20 @@ class Generation:
             header_count=limits.header_count,
             target_bytes=limits.target_bytes,
         )
+        self.http2_limits = Http2Limits(
+            concurrent_streams=limits.concurrent_streams,
+            header_bytes=limits.header_bytes,
+            header_count=limits.header_count,
+            target_bytes=limits.target_bytes,
+            stalled_stream_s=configuration.timeouts.socket_s,
+        )
         self.retired = False
         self.probers: list[Prober] = []
         self.targets: dict[Target, TargetState] = {}
         for route in configuration.table.routes:
             if isinstance(route.action, ForwardAction):
                 for target in route.action.targets:
-                    self.targets[target] = TargetState(target)
+                    self.targets[target] = TargetState(target, route.action.backend_protocol)
 
     def adopt(self, older: Generation) -> None:
         """Take over what the generation before has learnt about hosts that stayed."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from smartproxy.core.failure import LostReason
 
 if TYPE_CHECKING:
+    from smartproxy.core.datagrams import DatagramLink
     from smartproxy.core.stream import Link
 
 Address = tuple[str, int]
@@ -41,6 +42,18 @@ class OpenStream:
 
     id: int
     link: Link
+    address: Address
+
+
+@dataclass(slots=True)
+class OpenDatagrams:
+    """Open a UDP socket connected to `address`, never a unix path, and bind it to `link`.
+
+    Answer: `Opened`, or `OperationFailed`. That somebody is there it does not say.
+    """
+
+    id: int
+    link: DatagramLink
     address: Address
 
 
@@ -88,7 +101,7 @@ class CancelOperation:
     id: int
 
 
-Operation = ResolveHost | OpenStream | CallFunction | StartRelay | CancelOperation
+Operation = ResolveHost | OpenStream | OpenDatagrams | CallFunction | StartRelay | CancelOperation
 
 
 @dataclass(slots=True)
@@ -100,7 +113,7 @@ class Resolved:
 
 @dataclass(slots=True)
 class Opened:
-    """The stream is connected from `local`."""
+    """The stream or UDP socket is connected from `local`."""
 
     local: Address
 

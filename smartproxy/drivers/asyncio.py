@@ -48,14 +48,18 @@ class AsyncioDriver(Driver):
         self._begin()
 
     async def wait_idle(self, timeout_s: float = inf) -> bool:
-        """Wait until no socket is left but listening ones; False if `timeout_s` seconds were not enough."""
+        """Wait until no client and no socket but UDP and listening ones is left.
+
+        False if `timeout_s` seconds were not enough.
+        """
+        self._awaits_idle = True
         try:
             async with asyncio.timeout(None if timeout_s == inf else timeout_s):
-                while self._sockets:
+                while not self._is_idle():
                     self._idle = asyncio.Event()
                     await self._idle.wait()
         except TimeoutError:
-            return not self._sockets
+            return self._is_idle()
         return True
 
     async def aclose(self) -> None:
@@ -79,7 +83,7 @@ class AsyncioDriver(Driver):
         self._timer_handle = self._loop.call_later(max(0.0, deadline - monotonic()), self.timer_fired)
 
     def _became_idle(self) -> None:
-        if self._idle is not None:
+        if self._idle is not None and self._is_idle():
             self._idle.set()
 
     # Operations.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from smartproxy.core.failure import LostReason
 from smartproxy.core.ops import (
     CallFunction,
+    OpenDatagrams,
     Opened,
     OpenStream,
     Operation,
@@ -105,6 +106,10 @@ class Driver(Pump):
         self._tell_result(operation_id, result)
         self._drain()
 
+    def _is_idle(self) -> bool:
+        """No stream's socket is left but listening ones, nor a client: one of HTTP/3 has no socket."""
+        return self._is_closed or not (self._sockets or self._engine.connection_count)
+
     # Operations.
 
     def _start(self, operation: Operation) -> None:
@@ -119,6 +124,9 @@ class Driver(Pump):
         elif isinstance(operation, CallFunction):
             self._operations[operation.id] = operation
             self._call(operation)
+        elif isinstance(operation, OpenDatagrams):
+            self._operations[operation.id] = operation
+            self._open_udp(operation)
         else:
             self._cancel(operation.id)
 
@@ -128,7 +136,12 @@ class Driver(Pump):
             if relay.source.outgoing_relay is relay:
                 self._detach(relay)
                 self._visit_ends(relay.operation)
-        elif self._operations.pop(operation_id, None) is not None:
+            return
+        operation = self._operations.pop(operation_id, None)
+        if isinstance(operation, OpenDatagrams):
+            if operation.link.transport is not None:
+                self._close_datagrams(operation.link.transport)
+        elif operation is not None:
             stream = self._connecting.pop(operation_id, None)
             if stream is not None:
                 self._destroy(stream)
@@ -141,7 +154,8 @@ class Driver(Pump):
             try:
                 self._engine.handle_result(operation_id, result, monotonic())
             except Exception as error:
-                self._report_bug(operation.link if isinstance(operation, OpenStream) else None, error)
+                link = operation.link if isinstance(operation, OpenStream | OpenDatagrams) else None
+                self._report_bug(link, error)
 
     def _open(self, operation: OpenStream) -> None:
         try:
@@ -155,6 +169,15 @@ class Driver(Pump):
         stream.open = False
         self._connecting[operation.id] = stream
         self._adopt(stream, WRITABLE)
+
+    def _open_udp(self, operation: OpenDatagrams) -> None:
+        result: Result
+        try:
+            self._open_datagrams(operation)
+            result = Opened(operation.link.local)
+        except OSError as error:
+            result = OperationFailed(lost_reason(error.errno), error.strerror or str(error))
+        self._inputs.append(partial(self._tell_result, operation.id, result))
 
     def _connect_ended(self, stream: StreamSocket, operation: OpenStream) -> None:
         stream.connecting = None

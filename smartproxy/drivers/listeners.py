@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from smartproxy.drivers.readiness import READABLE, ReadinessSource
 
@@ -45,7 +45,9 @@ def open_listener(host: str, port: int) -> socket.socket:
     return sock
 
 
-def open_listeners(port: int, hosts: Sequence[str]) -> list[socket.socket]:
+def open_listeners(
+    port: int, hosts: Sequence[str], open_one: Callable[[str, int], socket.socket] = open_listener
+) -> list[socket.socket]:
     """One listener per host, all on the same port; port 0 lets the kernel pick one that all can have.
 
     A system without IPv6 is no error when another host could be bound and the
@@ -61,7 +63,7 @@ def open_listeners(port: int, hosts: Sequence[str]) -> list[socket.socket]:
         try:
             for host in sorted(hosts, key="::".__eq__):
                 try:
-                    sock = open_listener(host, picked)
+                    sock = open_one(host, picked)
                 except OSError as error:
                     if host == "::" and listeners and _lacks_ipv6(error.errno):
                         continue

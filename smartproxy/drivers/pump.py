@@ -13,10 +13,10 @@ from smartproxy.core.ops import OpenStream, RelayOutcome, StartRelay
 from smartproxy.core.records import AccessRecord, Level, Record
 from smartproxy.core.stream import Ending
 from smartproxy.core.timers import Timer
+from smartproxy.drivers.datagram_rounds import DatagramRounds
 from smartproxy.drivers.listeners import Listener, Listeners
-from smartproxy.drivers.readiness import FAILED, HUNG_UP, READABLE, WRITABLE, readiness_source
+from smartproxy.drivers.readiness import FAILED, HUNG_UP, READABLE, WRITABLE
 from smartproxy.drivers.relay import Relay, RelayBuffers
-from smartproxy.drivers.rounds import Rounds
 from smartproxy.drivers.sockets import (
     MAX_RECEIVE_BYTES,
     NOT_REGISTERED,
@@ -46,7 +46,7 @@ LINGER_TOTAL_S = 600.0
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-class Pump(Rounds):
+class Pump(DatagramRounds):
     """Carries one engine's links over non-blocking sockets; `smartproxy.core.stream.Link` is the contract.
 
     All sockets hang on one readiness source. The event loop watches only that
@@ -57,22 +57,15 @@ class Pump(Rounds):
         self, engine: Engine, *, on_records: Callable[[list[Record | AccessRecord]], None] | None = None
     ) -> None:
         super().__init__(engine, on_records=on_records)
-        self._source = readiness_source()
         self._listeners = Listeners(self._source)
         self._sockets: dict[int, StreamSocket] = {}
-        self._closed_fds: set[int] = set()
         self._relays: dict[int, Relay] = {}
         self._relay_buffers = RelayBuffers()
         self._accept_timer = Timer(partial(self._listeners.set_accepting, True))
-        self._is_closed = False
 
     # What the other half of a driver adds.
 
     def _connect_ended(self, stream: StreamSocket, operation: OpenStream) -> None:
-        raise NotImplementedError
-
-    def _became_idle(self) -> None:
-        """The last socket is closed."""
         raise NotImplementedError
 
     # What the event loop calls.
@@ -98,6 +91,8 @@ class Pump(Rounds):
                         listener = self._listeners.by_fd.get(fd)
                         if listener is not None:
                             self._accept(listener)
+                        else:
+                            self._handle_datagram_events(fd, mask)
                 except Exception as error:
                     self._survive(stream, error)
             if not events or self._is_closed or monotonic() >= deadline:
@@ -457,5 +452,8 @@ class Pump(Rounds):
         self._inputs.clear()
         self._relays.clear()
         self._listeners.close()
+        self._close_datagram_sockets()
         self._relay_buffers.close()
         self._source.close()
+        if self._awaits_idle:
+            self._became_idle()

@@ -16,6 +16,7 @@ from smartproxy.core.timers import Timer, TimerHeap
 from smartproxy.drivers.sockets import StreamSocket
 
 if TYPE_CHECKING:
+    from smartproxy.core.datagrams import DatagramLink
     from smartproxy.core.engine import Engine
 
 _log = logging.getLogger("smartproxy.driver")
@@ -39,6 +40,8 @@ class Rounds:
         """The driver's own."""
         self._armed_at = inf
         self._is_running = False
+        self._awaits_idle = False
+        """The program waits for the end of all connections."""
 
     # What the levels above add.
 
@@ -53,6 +56,13 @@ class Rounds:
         raise NotImplementedError
 
     def _reset(self, stream: StreamSocket) -> None:
+        raise NotImplementedError
+
+    def _visit_datagrams(self, link: DatagramLink) -> None:
+        raise NotImplementedError
+
+    def _became_idle(self) -> None:
+        """The last connection may have ended, and the program may wait for that."""
         raise NotImplementedError
 
     # Time.
@@ -114,6 +124,9 @@ class Rounds:
                             self._visit(stream)
                         except Exception as error:
                             self._survive(stream, error)
+                if context.dirty_datagram_links:
+                    for datagram_link in engine.poll_dirty_datagram_links():
+                        self._visit_datagrams(datagram_link)
                 if context.records:
                     self._report(engine.poll_records())
                 if not inputs:
@@ -125,6 +138,8 @@ class Rounds:
                     self._report_bug(None, error)
         finally:
             self._is_draining = False
+        if self._awaits_idle:
+            self._became_idle()
         deadline = engine.poll_timeout()
         if deadline < self._armed_at:
             self._arm(deadline)
@@ -143,12 +158,12 @@ class Rounds:
             except Exception:
                 _log.exception("the listener for records raised")
 
-    def _report_bug(self, link: Link | None, error: Exception) -> None:
+    def _report_bug(self, link: Link | DatagramLink | None, error: Exception) -> None:
         try:
             self._engine.handle_bug(link, error, monotonic())
         except Exception:
             _log.exception("the engine could not take the report of a bug")
-            if link is not None and link.transport is not None:
+            if isinstance(link, Link) and link.transport is not None:
                 self._reset(link.transport)
 
 

@@ -54,7 +54,7 @@ class TrioDriver(Driver):
                 self._nursery = nursery
                 self._begin()
                 nursery.start_soon(self._wait_for_deadlines)
-                nursery.start_soon(self._wait_for_readiness)
+                nursery.start_soon(self._wait_for_readiness, self._source.fileno())
                 on_started()
         finally:
             self._nursery = None
@@ -62,12 +62,16 @@ class TrioDriver(Driver):
             self._stopped.set()
 
     async def wait_idle(self, timeout_s: float = inf) -> bool:
-        """Wait until no socket is left but listening ones; False if `timeout_s` seconds were not enough."""
+        """Wait until no client and no socket but UDP and listening ones is left.
+
+        False if `timeout_s` seconds were not enough.
+        """
+        self._awaits_idle = True
         with trio.move_on_after(timeout_s):
-            while self._sockets:
+            while not self._is_idle():
                 self._idle = trio.Event()
                 await self._idle.wait()
-        return not self._sockets
+        return self._is_idle()
 
     async def aclose(self) -> None:
         """Let go of everything at once; connections that are left are reset. May be called again."""
@@ -81,8 +85,7 @@ class TrioDriver(Driver):
         with trio.CancelScope(shield=True):
             await self._stopped.wait()
 
-    async def _wait_for_readiness(self) -> None:
-        fd = self._source.fileno()
+    async def _wait_for_readiness(self, fd: int) -> None:
         while not self._is_closed:
             try:
                 await trio.lowlevel.wait_readable(fd)
@@ -102,7 +105,7 @@ class TrioDriver(Driver):
             self._timer_scope.deadline = _trio_time(deadline)
 
     def _became_idle(self) -> None:
-        if self._idle is not None:
+        if self._idle is not None and self._is_idle():
             self._idle.set()
 
     # Operations.

@@ -7,17 +7,22 @@ for each network there is.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import pytest
 
+from smartproxy.core.engine import Engine
+from smartproxy.core.env import Env
+from smartproxy.core.ops import Address
 from smartproxy.core.records import AccessRecord, Record
 
 Routes = Iterable[Mapping[str, Any]]
 
 RECEIVE_BYTES = 64 * 1024
+
+T = TypeVar("T")
 
 
 class Connection(ABC):
@@ -99,6 +104,33 @@ class Listener(ABC):
     def close(self) -> None: ...
 
 
+class UdpSocket(ABC):
+    """A UDP socket on loopback, in a body's hands."""
+
+    address: Address
+
+    @abstractmethod
+    async def send_to(self, data: bytes, address: Address) -> None:
+        """Send one datagram."""
+
+    @abstractmethod
+    async def receive_from(self) -> tuple[bytes, Address]:
+        """The next datagram, and where it came from."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+class CarryingDriver(Protocol):
+    """What every driver offers to a program that carries its engine on it."""
+
+    def apply(self, engine_input: Callable[[float], T], /) -> T: ...
+    def listen(self, listening_port: int, hosts: Sequence[str], /) -> int: ...
+    def listen_udp(self, listening_port: int, hosts: Sequence[str], bind_port: int | None = None) -> int: ...
+    def stop_listening_udp(self, listening_port: int) -> None: ...
+    def listening_udp_ports(self) -> dict[int, int]: ...
+
+
 class ProxyHandle(ABC):
     """A running proxy."""
 
@@ -145,6 +177,13 @@ class Network(ABC):
 
     @abstractmethod
     async def listen(self) -> Listener: ...
+
+    @abstractmethod
+    async def udp_socket(self, host: str = "127.0.0.1", port: int = 0) -> UdpSocket: ...
+
+    @abstractmethod
+    async def carry(self, make_engine: Callable[[Env], Engine]) -> CarryingDriver:
+        """An engine on a started driver of its own, closed at the end of the body."""
 
     @abstractmethod
     def refused_port(self) -> int:
@@ -221,10 +260,12 @@ def forward_raw(*backends: Listener, ports: int = 0) -> dict[str, Any]:
 
 __all__ = [
     "NETWORKS",
+    "CarryingDriver",
     "Connection",
     "Listener",
     "Network",
     "ProxyHandle",
+    "UdpSocket",
     "check_records",
     "forward",
     "forward_raw",

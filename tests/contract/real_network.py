@@ -10,11 +10,22 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from harness import Body, Connection, Listener, Network, ProxyHandle, Routes, check_records
+from harness import (
+    Body,
+    CarryingDriver,
+    Connection,
+    Listener,
+    Network,
+    ProxyHandle,
+    Routes,
+    UdpSocket,
+    check_records,
+)
 
 from smartproxy.config import compile_configuration, parse_config
 from smartproxy.core.engine import Engine
 from smartproxy.core.env import Env
+from smartproxy.core.ops import Address
 from smartproxy.core.records import AccessRecord, Record
 from smartproxy.drivers.driver import Driver
 from smartproxy.drivers.relay import PIPE_BYTES
@@ -92,6 +103,35 @@ class RealListener(Listener):
         self.sock.close()
 
 
+class RealUdpSocket(UdpSocket):
+    def __init__(self, network: RealNetwork, host: str, port: int) -> None:
+        self._network = network
+        self.sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.setblocking(False)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
+        self.sock.bind((host, port))
+        self.address = self.sock.getsockname()[:2]
+
+    async def send_to(self, data: bytes, address: Address) -> None:
+        while True:
+            try:
+                self.sock.sendto(data, address)
+                return
+            except BlockingIOError:
+                await self._network.wait_writable(self.sock)
+
+    async def receive_from(self) -> tuple[bytes, Address]:
+        while True:
+            try:
+                data, source = self.sock.recvfrom(65_535)
+                return data, source[:2]
+            except BlockingIOError:
+                await self._network.wait_readable(self.sock)
+
+    def close(self) -> None:
+        self.sock.close()
+
+
 class RealProxy(ProxyHandle):
     """An engine on a driver, without the class that programs use."""
 
@@ -164,6 +204,8 @@ class RealNetwork(Network):
         self._connections: list[RealConnection] = []
         self._listeners: list[RealListener] = []
         self._proxies: list[RealProxy] = []
+        self._udp_sockets: list[RealUdpSocket] = []
+        self._carriers: list[tuple[Driver, list[Record | AccessRecord]]] = []
 
     @abstractmethod
     async def wait_readable(self, sock: socket.socket) -> None: ...
@@ -187,6 +229,20 @@ class RealNetwork(Network):
         self._listeners.append(listener)
         return listener
 
+    async def udp_socket(self, host: str = "127.0.0.1", port: int = 0) -> UdpSocket:
+        udp = RealUdpSocket(self, host, port)
+        self._udp_sockets.append(udp)
+        return udp
+
+    async def carry(self, make_engine: Callable[[Env], Engine]) -> CarryingDriver:
+        engine = make_engine(Env(entropy=os.urandom, wall_clock=time.time))
+        records: list[Record | AccessRecord] = []
+        driver: Any = self.make_driver(engine, on_records=records.extend)
+        self._carriers.append((driver, records))
+        await driver.start()
+        carrying: CarryingDriver = driver
+        return carrying
+
     def refused_port(self) -> int:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port: int = server.getsockname()[1]
@@ -205,9 +261,17 @@ class RealNetwork(Network):
         finally:
             for proxy in self._proxies:
                 await proxy.close()
+            for driver, _ in self._carriers:
+                runnable: Any = driver
+                await runnable.aclose()
+                assert not driver._datagram_sockets
+            for udp in self._udp_sockets:
+                udp.close()
             for connection in self._connections:
                 connection.close()
             for listener in self._listeners:
                 listener.close()
         for proxy in self._proxies:
             check_records(proxy.records)
+        for _, records in self._carriers:
+            check_records(records)

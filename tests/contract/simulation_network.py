@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-from harness import Body, Connection, Listener, Network, ProxyHandle, Routes, check_records
+from harness import (
+    Body,
+    CarryingDriver,
+    Connection,
+    Listener,
+    Network,
+    ProxyHandle,
+    Routes,
+    UdpSocket,
+    check_records,
+)
 
+from smartproxy.core.engine import Engine
+from smartproxy.core.env import Env
+from smartproxy.core.ops import Address
 from smartproxy.core.records import AccessRecord, Record
 from smartproxy.drivers.simulation import Connection as ScriptConnection
-from smartproxy.drivers.simulation import Faults, Simulation
+from smartproxy.drivers.simulation import Faults, Simulation, SimulationDriver
 from smartproxy.drivers.simulation import Listener as ScriptListener
+from smartproxy.drivers.simulation import UdpSocket as ScriptUdpSocket
 
 SEEDS = range(3)
 PATIENCE_S = 600.0
@@ -55,6 +69,21 @@ class SimulatedListener(Listener):
         self._listener.close()
 
 
+class SimulatedUdpSocket(UdpSocket):
+    def __init__(self, udp: ScriptUdpSocket) -> None:
+        self._udp = udp
+        self.address = udp.address
+
+    async def send_to(self, data: bytes, address: Address) -> None:
+        self._udp.send_to(data, address)
+
+    async def receive_from(self) -> tuple[bytes, Address]:
+        return await self._udp.receive_from()
+
+    def close(self) -> None:
+        self._udp.close()
+
+
 class SimulatedHandle(ProxyHandle):
     def __init__(self, sim: Simulation, routes: Routes, options: dict[str, Any]) -> None:
         self._options = {"listen": ["127.0.0.1"], **options}
@@ -84,12 +113,21 @@ class SimulationNetwork(Network):
     def __init__(self, sim: Simulation) -> None:
         self._sim = sim
         self._proxies: list[SimulatedHandle] = []
+        self._carriers: list[SimulationDriver] = []
 
     async def connect(self, port: int, host: str = "127.0.0.1") -> Connection:
         return SimulatedConnection(await self._sim.connect(port, host))
 
     async def listen(self) -> Listener:
         return SimulatedListener(self._sim.listen("10.0.0.1"))
+
+    async def udp_socket(self, host: str = "127.0.0.1", port: int = 0) -> UdpSocket:
+        return SimulatedUdpSocket(self._sim.open_udp(host, port))
+
+    async def carry(self, make_engine: Callable[[Env], Engine]) -> CarryingDriver:
+        driver = self._sim.start_engine(make_engine(self._sim.env))
+        self._carriers.append(driver)
+        return driver
 
     def refused_port(self) -> int:
         return self._sim.network.free_port()
@@ -112,6 +150,8 @@ class SimulationNetwork(Network):
             assert not proxy.engine.context.pending_relays
             assert not proxy.driver.running_operations
             check_records(handle.records)
+        for driver in self._carriers:
+            check_records(list(driver.records))
 
 
 def run(body: Body) -> None:

@@ -7,19 +7,28 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import trustme
 
+FindProgram = Callable[[str], str]
+
 
 def free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port that nobody listens on at the moment, neither with TCP nor with UDP."""
+    while True:
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+            tcp.bind(("127.0.0.1", 0))
+            port: int = tcp.getsockname()[1]
+            try:
+                udp.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 class Certificate:
@@ -35,6 +44,15 @@ class Certificate:
 
     def as_toml(self) -> str:
         return f'{{ cert_file = "{self.cert_file}", key_file = "{self.key_file}" }}'
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """An authority's certificate in a file, and who it vouches for: *.example.com and the backend."""
+
+    ca_file: Path
+    front: Certificate
+    backend: Certificate
 
 
 class _Daemon:

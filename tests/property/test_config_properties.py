@@ -66,10 +66,32 @@ SAMPLE: dict[str, Any] = {
                     {"unix": "/run/x", "send_proxy_protocol": True},
                 ],
                 "options": {"backend_protocol": "http1", "via": True},
-                "websocket": {"enabled": True},
+                "websocket": {
+                    "enabled": True,
+                    "ping_interval": "30s",
+                    "subprotocols": ["chat"],
+                    "allowed_origins": ["https://*.a.example"],
+                },
             },
             "headers": {"request": {"X-Ip": "{clientIp}", "X-Old": None}},
             "security": {"ip_allow_list": ["10.0.0.0/8"]},
+        },
+        {
+            "id": "h3",
+            "match": {"ports": 443, "transport": "all", "domains": "h3.example"},
+            "action": {
+                "type": "forward",
+                "targets": [{"host": "a", "port": 1, "websocket": {"max_payload_size": "1MiB"}}],
+                "tls": {"mode": "terminate", "http2": False},
+                "udp": {
+                    "quic": {
+                        "enable_http3": True,
+                        "max_idle_timeout": "45s",
+                        "alt_svc_port": 8443,
+                        "initial_congestion_window": "16KiB",
+                    }
+                },
+            },
         },
         {
             "id": "tls",
@@ -327,6 +349,7 @@ FOREIGN_WORDS = st.sampled_from(
         ),
         *("tls", "mode", "certificate", "auto", "security", "rateLimit", "headers", "request", "ipAllowList"),
         *("defaults", "acme", "connectionTimeout", "tlsVersion", "websocket", "pingInterval", "challenge"),
+        *("transport", "udp", "all", "protocol", "quic", "http3", "enableHttp3", "maxIdleTimeout"),
         *("${X}", "file:x", "{clientIp}{x}", "\ud800", "\n[x]"),
     ]
 )

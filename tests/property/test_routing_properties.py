@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +12,7 @@ from smartproxy.core.configuration import (
     HandlerAction,
     HandlerKind,
     MatchProtocol,
+    QuicPolicy,
     Route,
     RouteMatch,
     TlsMode,
@@ -178,6 +181,61 @@ def test_connections_get_the_reference_matchers_route(case: tuple[list[Route], R
             routes, query, "opened"
         )
     assert plan.server_first_candidate(number) is plan.match_connection(number, None, FirstBytes.NOTHING)
+
+
+@st.composite
+def routes_with_http3_query(draw: st.DrawFn) -> tuple[list[Route], RouteQuery]:
+    """Routes of which some serve HTTP/3, and an HTTP/3 request that may be one's."""
+    routes, query = draw(routes_with_query())
+    transports = st.sampled_from((Transport.ALL, Transport.UDP, Transport.TCP))
+    for route in routes:
+        if draw(st.integers(0, 3)):
+            route.quic = QuicPolicy()
+        protocol = draw(st.sampled_from((route.match.protocol, MatchProtocol.HTTP3)))
+        route.match = replace(route.match, transport=draw(transports), protocol=protocol)
+    return routes, replace(query, transport=Transport.UDP, tls=True, protocol=MatchProtocol.HTTP)
+
+
+def reference_http3(routes: list[Route], query: RouteQuery, path: str) -> Route | None:
+    over_tcp = [
+        replace(
+            route,
+            match=replace(
+                route.match,
+                transport=Transport.TCP,
+                # One condition more or less changes the order, so that there must be as many.
+                protocol=None if route.match.protocol is None else MatchProtocol.HTTP,
+            ),
+        )
+        for route in routes
+        if route.quic is not None
+        and route.match.transport is not Transport.TCP
+        and route.match.protocol in (None, MatchProtocol.HTTP, MatchProtocol.HTTP3)
+        and not (
+            isinstance(route.action, HandlerAction)
+            and route.action.kind in (HandlerKind.ECHO, HandlerKind.BLOCK)
+        )
+    ]
+    best = reference_request(over_tcp, query, path)
+    return routes[best.position] if best is not None else None
+
+
+@given(routes_with_http3_query())
+def test_http3_requests_get_the_reference_matchers_route(case: tuple[list[Route], RouteQuery]) -> None:
+    routes, query = case
+    path = normalise_path(query.path.encode())
+    assert path is not None
+    table = RouteTable(routes)
+    plan = table.quic_port(query.port)
+    assert (plan is not None) == (query.port in table.udp_listening_ports())
+    expected = reference_http3(routes, query, path)
+    assert request_by_table(plan, query, path) is expected
+    assert table.explain(query).winner is expected
+    if expected is not None:
+        assert plan is not None
+        # Whoever has a request has a connection first.
+        number = ip_number(query.client_ip)
+        assert plan.match_connection(number, query.host, FirstBytes.TLS, tls_version="TLSv1.3") is not None
 
 
 def _is_tcp(route: Route) -> bool:

@@ -16,51 +16,16 @@ from smartproxy.core.wire.websocket import (
     LocalProtocolError,
     Opcode,
     RemoteProtocolError,
-    encode_close,
     encode_frame,
     encode_ping,
     encode_pong,
 )
 from smartproxy.testing.strategies.segmentation import cut, segmentations
+from smartproxy.testing.strategies.websocket import masks, messages, payload_sizes
 
 MOST_HELD_BYTES = 138
 INVALID_PAYLOAD = 1007
 REGISTERED_SINCE_WSPROTO = 1014
-
-masks = st.binary(min_size=4, max_size=4)
-control_opcodes = st.sampled_from([Opcode.PING, Opcode.PONG])
-payload_sizes = st.one_of(st.integers(0, 8), st.integers(120, 130))
-
-
-@st.composite
-def messages(draw: st.DrawFn, from_client: bool) -> list[bytes]:
-    """The frames of a few whole messages, control frames between them and within."""
-
-    def mask() -> bytes | None:
-        return draw(masks) if from_client else None
-
-    frames: list[bytes] = []
-    for _ in range(draw(st.integers(0, 3))):
-        opcode = draw(st.sampled_from([Opcode.TEXT, Opcode.BINARY]))
-        fragments = draw(st.integers(1, 3))
-        for number in range(fragments):
-            for _ in range(draw(st.integers(0, 1))):
-                control = draw(control_opcodes)
-                frames.append(encode_frame(control, draw(st.binary(max_size=125)), mask_key=mask()))
-            payload = b"x" * draw(payload_sizes)
-            frames.append(
-                encode_frame(
-                    Opcode.CONTINUATION if number else opcode,
-                    payload,
-                    fin=number == fragments - 1,
-                    mask_key=mask(),
-                )
-            )
-    if draw(st.booleans()):
-        code = draw(st.sampled_from([1000, 1001, 1005, 1011, 3000, 4999]))
-        reason = "" if code == 1005 else draw(st.text(max_size=40))
-        frames.append(encode_close(code, reason, mask_key=mask()))
-    return frames
 
 
 @st.composite

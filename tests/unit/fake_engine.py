@@ -8,14 +8,15 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from math import inf
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from smartproxy.core.context import Context
-from smartproxy.core.engine import Engine
+from smartproxy.core.datagrams import Datagram, DatagramLink
 from smartproxy.core.env import Env
 from smartproxy.core.failure import Failure, LostReason
 from smartproxy.core.ops import (
     Address,
+    OpenDatagrams,
     OpenStream,
     Operation,
     OperationFailed,
@@ -27,6 +28,9 @@ from smartproxy.core.ops import (
 from smartproxy.core.records import AccessRecord, Record
 from smartproxy.core.stream import Link
 from smartproxy.drivers.driver import Driver
+
+if TYPE_CHECKING:
+    from smartproxy.core.engine import Engine
 
 PATIENCE_S = 20.0
 """Only how long a failing test waits before it says so."""
@@ -62,6 +66,31 @@ class Recorder:
         raise AssertionError("the fake engine tells of losses itself")
 
 
+class DatagramRecorder:
+    """The session on a UDP socket: it keeps what it hears, and reacts as it is told to."""
+
+    def __init__(self, link: DatagramLink) -> None:
+        self.link = link
+        self.received: list[Datagram] = []
+        self.bursts: list[int] = []
+        self.lost_reasons: list[LostReason] = []
+        self.times_writable = 0
+        self.on_datagrams: Callable[[list[Datagram]], None] = lambda datagrams: None
+        self.on_lost: Callable[[], None] = lambda: None
+
+    def receive_datagrams(self, datagrams: list[Datagram]) -> None:
+        assert datagrams
+        self.received += datagrams
+        self.bursts.append(len(datagrams))
+        self.on_datagrams(datagrams)
+
+    def datagrams_writable(self) -> None:
+        self.times_writable += 1
+
+    def datagrams_lost(self, failure: Failure) -> None:
+        raise AssertionError("the fake engine tells of losses itself")
+
+
 class FakeEngine:
     """Inputs and outputs of the real engine, with a `Recorder` on each link."""
 
@@ -70,7 +99,10 @@ class FakeEngine:
         self.clients: list[Recorder] = []
         self.results: dict[int, Result] = {}
         self.relay_outcomes: dict[int, RelayOutcome] = {}
-        self.bugs: list[tuple[Link | None, BaseException]] = []
+        self.bugs: list[tuple[Link | DatagramLink | None, BaseException]] = []
+        self.connection_count = 0
+        self.wants_udp = True
+        self.udp_listeners: list[DatagramRecorder] = []
         self.timeouts = 0
         self.on_accepted: Callable[[Recorder], None] = lambda client: None
         self.on_result: Callable[[int, Result], None] = lambda operation_id, result: None
@@ -161,10 +193,51 @@ class FakeEngine:
         finally:
             self._in_input = False
 
-    def handle_bug(self, link: Link | None, error: BaseException, now: float) -> None:
+    def handle_udp_bound(self, listening_port: int, local: Address, now: float) -> DatagramLink | None:
+        self._enter(now)
+        self._in_input = False
+        if not self.wants_udp:
+            return None
+        listener = self.new_datagram_link(None, local)
+        self.udp_listeners.append(listener)
+        return listener.link
+
+    def new_datagram_link(self, peer: Address | None, local: Address = ("", 0)) -> DatagramRecorder:
+        self._next_link_id += 1
+        link = DatagramLink(self.context, self._next_link_id, peer, local)
+        recorder = DatagramRecorder(link)
+        link.handler = recorder
+        return recorder
+
+    def _datagram_recorder(self, link: DatagramLink) -> DatagramRecorder:
+        assert isinstance(link.handler, DatagramRecorder)
+        return link.handler
+
+    def handle_datagrams(self, link: DatagramLink, datagrams: list[Datagram], now: float) -> None:
+        self._enter(now)
+        try:
+            self._datagram_recorder(link).receive_datagrams(datagrams)
+        finally:
+            self._in_input = False
+
+    def handle_datagrams_writable(self, link: DatagramLink, now: float) -> None:
+        self._enter(now)
+        assert link.outgoing_count == 0
+        link.notify_writable = False
+        self._datagram_recorder(link).datagrams_writable()
+        self._in_input = False
+
+    def handle_datagrams_lost(self, link: DatagramLink, reason: LostReason, now: float) -> None:
+        self._enter(now)
+        recorder = self._datagram_recorder(link)
+        recorder.lost_reasons.append(reason)
+        recorder.on_lost()
+        self._in_input = False
+
+    def handle_bug(self, link: Link | DatagramLink | None, error: BaseException, now: float) -> None:
         self._enter(now)
         self.bugs.append((link, error))
-        if link is not None:
+        if isinstance(link, Link):
             link.abort()
         self._in_input = False
 
@@ -172,6 +245,12 @@ class FakeEngine:
         links, self.context.dirty_links = self.context.dirty_links, []
         for link in links:
             link.clear_dirty()
+        return links
+
+    def poll_dirty_datagram_links(self) -> list[DatagramLink]:
+        links, self.context.dirty_datagram_links = self.context.dirty_datagram_links, []
+        for link in links:
+            link.is_dirty = False
         return links
 
     def poll_operations(self) -> list[Operation]:
@@ -193,6 +272,12 @@ class FakeEngine:
         self.context.operations.append(operation)
         return operation.id, upstream
 
+    def open_datagrams(self, address: Address) -> tuple[int, DatagramRecorder]:
+        upstream = self.new_datagram_link(address)
+        operation = OpenDatagrams(self.context.next_operation_id(), upstream.link, address)
+        self.context.operations.append(operation)
+        return operation.id, upstream
+
     def start_relay(self, source: Recorder, sink: Recorder, length_bytes: int = -1) -> StartRelay:
         relay = StartRelay(self.context.next_operation_id(), source.link, sink.link, length_bytes)
         self.context.operations.append(relay)
@@ -210,7 +295,7 @@ class SteppedDriver(Driver):
         self.stopped_tasks: list[int] = []
         self.lookups: list[ResolveHost] = []
         self.times_idle = 0
-        super().__init__(cast(Engine, engine), on_records=self.records.extend)
+        super().__init__(cast("Engine", engine), on_records=self.records.extend)
         self._is_running = True
 
     def _arm_timer(self, deadline: float) -> None:

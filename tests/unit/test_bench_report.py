@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.report import BEGIN, END, Report, as_json, as_markdown, update_results
+from bench.report import AIMS, BEGIN, END, TITLES, Report, as_json, as_markdown, update_results
 from bench.scenarios import SCENARIOS
 
 
@@ -36,9 +36,23 @@ def test_an_aim_is_met_or_missed_by_the_ratio_of_medians() -> None:
     assert not any("Envoy" in line for line in lines)
 
 
-def test_json_holds_every_run() -> None:
-    data = json.loads(as_json(make_report()))
+def test_a_proxy_that_failed_is_told_from_one_that_was_not_asked() -> None:
+    report = make_report()
+    report.unavailable = {"http3": {"smartproxy": "nobody answered"}, "idle": {"nginx": "it ended"}}
+    lines = as_markdown(report).splitlines()
+    http3 = next(line for line in lines if line.startswith("| HTTP/3"))
+    assert http3.endswith("| not available | n/a | n/a |")
+    idle = next(line for line in lines if line.startswith("| Memory per idle"))
+    assert idle.endswith("| 30.00 | not available | 27.00 |")
+    assert not any(line.startswith("| HTTP/3: ahead") for line in lines)
+
+
+def test_json_holds_every_run_and_every_reason() -> None:
+    report = make_report()
+    report.unavailable = {"http3": {"smartproxy": "nobody answered"}}
+    data = json.loads(as_json(report))
     assert data["numbers"]["keep-alive"]["smartproxy"]["cpu_us"] == [50.0, 30.0, 31.0]
+    assert data["unavailable"] == {"http3": {"smartproxy": "nobody answered"}}
 
 
 def test_tables_replace_those_between_the_markers_and_nothing_else(tmp_path: Path) -> None:
@@ -61,6 +75,12 @@ def test_a_file_without_markers_is_left_alone(tmp_path: Path) -> None:
 def test_the_results_we_publish_have_markers() -> None:
     text = (Path(__file__).resolve().parents[2] / "bench" / "RESULTS.md").read_text()
     assert text.index(BEGIN) < text.index(END)
+
+
+def test_every_aim_is_about_a_number_that_is_shown() -> None:
+    shown = {(scenario.name, row.number) for scenario in SCENARIOS for row in scenario.rows}
+    assert {(aim.scenario, aim.number) for aim in AIMS} <= shown
+    assert {aim.peer for aim in AIMS} <= set(TITLES)
 
 
 def test_every_row_has_a_title_of_its_own_in_its_scenario() -> None:

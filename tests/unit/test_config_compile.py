@@ -10,6 +10,7 @@ import pytest
 
 from smartproxy.config import ConfigError, LimitsConfig, RouteConfig, compile_configuration, parse_config
 from smartproxy.core.configuration import (
+    BackendProtocol,
     BalancingAlgorithm,
     Configuration,
     ForwardAction,
@@ -19,6 +20,7 @@ from smartproxy.core.configuration import (
     Limits,
     MatchProtocol,
     ProxyProtocolMode,
+    QuicPolicy,
     Route,
     Timeouts,
     TlsMode,
@@ -166,6 +168,108 @@ def test_options_arrive() -> None:
     action = forward(configuration(changed).table.routes[0])
     assert (action.preserve_host, action.add_via, action.websocket.enabled) == (False, True, False)
     assert action.tls is None
+
+
+@pytest.mark.parametrize("protocol", list(BackendProtocol))
+def test_the_backend_protocol_arrives(protocol: BackendProtocol) -> None:
+    changed = route()
+    changed["action"]["options"] = {"backend_protocol": protocol.value}
+    action = forward(configuration(changed).table.routes[0])
+    assert action.backend_protocol is protocol
+    # HTTP/3 is the only one that brings TLS with it.
+    (target,) = action.targets
+    assert (target.tls is not None) == (protocol is BackendProtocol.HTTP3)
+    assert target.tls is None or target.tls.verifies
+
+
+def test_websocket_rules_arrive() -> None:
+    changed = route()
+    changed["action"]["websocket"] = {
+        "ping_interval": "30s",
+        "ping_timeout": "5s",
+        "max_payload_size": "1MiB",
+        "subprotocols": ["chat", "graphql-ws"],
+        "allowed_origins": ["https://*.a.example"],
+    }
+    rules = forward(configuration(changed).table.routes[0]).websocket
+    assert (rules.enabled, rules.ping_interval_s, rules.ping_timeout_s) == (True, 30.0, 5.0)
+    assert (rules.max_payload_bytes, rules.subprotocols) == (1 << 20, (b"chat", b"graphql-ws"))
+    assert rules.allowed_origins is not None
+    assert rules.allowed_origins.allows(b"https://x.a.example")
+    assert not rules.allowed_origins.allows(b"https://a.example")
+
+
+def test_websockets_have_no_rules_of_their_own_accord() -> None:
+    action = forward(configuration(route()).table.routes[0])
+    rules = action.websocket
+    assert (rules.enabled, rules.ping_interval_s, rules.ping_timeout_s) == (True, None, 20.0)
+    assert (rules.max_payload_bytes, rules.subprotocols, rules.allowed_origins) == (None, None, None)
+    assert action.targets[0].websocket is None
+
+
+def test_a_targets_websocket_rules_stand_over_the_actions() -> None:
+    changed = route(
+        {"host": "a", "port": 1, "match": {"path": "/a"}, "websocket": {"max_payload_size": 5}},
+        {"host": "b", "port": 1},
+    )
+    changed["action"]["websocket"] = {"ping_interval": 30, "max_payload_size": 9}
+    action = forward(configuration(changed).table.routes[0])
+    first, second = action.targets
+    assert first.websocket is not None
+    assert (first.websocket.ping_interval_s, first.websocket.max_payload_bytes) == (30.0, 5)
+    assert second.websocket is None
+    assert action.websocket.max_payload_bytes == 9
+
+
+def http3_route(quic: dict[str, Any] | None = None, **match: Any) -> dict[str, Any]:
+    changed = route(match={"transport": "all", **match})
+    changed["action"]["tls"] = {"mode": "terminate"}
+    changed["action"]["udp"] = {"quic": {"enable_http3": True, **(quic or {})}}
+    return changed
+
+
+def test_http3_arrives_with_the_cores_own_defaults() -> None:
+    compiled = configuration(http3_route(), route(match={"path": "/x"}))
+    assert [each.quic for each in compiled.table.routes] == [QuicPolicy(), None]
+    assert compiled.table.routes[0].match.transport is Transport.ALL
+    assert compiled.table.udp_listening_ports() == (80,)
+
+
+def test_http3_options_arrive() -> None:
+    quic = {
+        "max_idle_timeout": "45s",
+        "max_concurrent_bidi_streams": 7,
+        "max_concurrent_uni_streams": 5,
+        "alt_svc_port": 8443,
+        "alt_svc_max_age": "90500ms",
+        "initial_congestion_window": "24kB",
+        "zero_rtt": True,
+    }
+    compiled = configuration(http3_route(quic, transport="udp", protocol="http3"))
+    (only,) = compiled.table.routes
+    assert only.quic == QuicPolicy(45.0, 7, 5, 8443, 91, 20, True)
+    assert only.match.protocol is MatchProtocol.HTTP3
+    assert compiled.table.listening_ports() == ()
+
+
+def test_the_stream_limit_is_that_of_all_connections_unless_http3_has_its_own() -> None:
+    limits = {"concurrent_streams": 10}
+    own, other = http3_route({"max_concurrent_bidi_streams": 20}), http3_route(path="/x")
+    compiled = configuration(own, other, limits=limits)
+    assert compiled.limits.concurrent_streams == 10
+    policies = [each.quic for each in compiled.table.routes]
+    assert [policy.bidirectional_streams for policy in policies if policy is not None] == [20, 10]
+
+
+def test_handlers_answer_over_http3_too() -> None:
+    action = {
+        "type": "handler",
+        "handler": {"http_response": {"body": "hi"}},
+        "tls": {"mode": "terminate"},
+        "udp": {"quic": {"enable_http3": True}},
+    }
+    compiled = configuration({"match": {"ports": 443, "transport": "all"}, "action": action})
+    assert compiled.table.routes[0].quic == QuicPolicy()
 
 
 def test_tls_arrives() -> None:

@@ -216,7 +216,7 @@ def test_unknown_keys_far_from_all_list_the_known_ones() -> None:
 def test_suggestions_come_from_the_alternative_that_was_chosen() -> None:
     handler = {"type": "handler", "handler": {"echo": True}, "targets": []}
     problem = only(route(action=handler))
-    assert problem.allowed == "handler, tls, type"
+    assert problem.allowed == "handler, tls, type, udp"
 
 
 def test_choices_are_listed_and_suggested() -> None:
@@ -237,22 +237,19 @@ def test_choices_are_listed_and_suggested() -> None:
         (route(match={"ports": 80, "transport": "udp"}), "routes[0].match.transport"),
         (route(match={"ports": 80, "transport": "all"}), "routes[0].match.transport"),
         (route(match={"ports": 80, "protocol": "quic"}), "routes[0].match.protocol"),
-        (route(match={"ports": 80, "protocol": "http3"}), "routes[0].match.protocol"),
         (
             route(action={**route()["action"], "forwarding_engine": "nftables"}),
             "routes[0].action.forwarding_engine",
         ),
-        (route(action={**route()["action"], "udp": {}}), "routes[0].action.udp"),
         (
-            route(action={**route()["action"], "options": {"backend_protocol": "http2"}}),
-            "routes[0].action.options.backend_protocol",
+            route(action={**route()["action"], "udp": {"session_timeout": 1}}),
+            "routes[0].action.udp.session_timeout",
         ),
         (
-            route(action={**route()["action"], "websocket": {"ping_interval": 1}}),
-            "routes[0].action.websocket.ping_interval",
+            route(action={**route()["action"], "udp": {"quic": {"zero_rtt": True}}}),
+            "routes[0].action.udp.quic.zero_rtt",
         ),
         (target(backend_transport="udp"), "routes[0].action.targets[0].backend_transport"),
-        (target(websocket={"enabled": False}), "routes[0].action.targets[0].websocket"),
         (tls(certificate="auto"), "routes[0].action.tls.certificate"),
         (tls(acme={}), "routes[0].action.tls.acme"),
         (route(action={"type": "handler", "handler": {"asgi": print}}), "routes[0].action.handler.asgi"),

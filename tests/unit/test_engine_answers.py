@@ -27,7 +27,10 @@ WEBSOCKET = (
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
     "Sec-WebSocket-Version: 13",
 )
-SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-A: b\r\n\r\n"
+SWITCHED = (
+    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nX-A: b\r\n\r\n"
+)
 
 
 def of(*routes: object, **options: object) -> EngineByHand:
@@ -167,12 +170,14 @@ def test_a_websocket_becomes_a_tunnel(hand: EngineByHand) -> None:
     client = hand.connect(data=request("GET", "/ws", *WEBSOCKET) + b"early-c")
     backend = hand.open()
     head = backend.take()
-    assert b"\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n" in head
+    assert b"\r\nconnection: upgrade\r\nupgrade: websocket\r\n" in head
     assert b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n" in head
     assert head.count(b"upgrade: websocket") == 1
     backend.send(SWITCHED + b"early-b")
     answer = client.take()
-    assert answer.startswith(b"HTTP/1.1 101 Switching Protocols\r\nx-a: b\r\n")
+    assert answer.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
+    assert b"\r\nx-a: b\r\n" in answer
+    assert b"\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in answer
     assert answer.endswith(b"\r\n\r\nearly-b")
     assert backend.take() == b"early-c"
     assert hand.engine.backend_connection_count == 0
@@ -235,9 +240,7 @@ def test_disabled_websockets_are_403() -> None:
     [
         ("GET", ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")),
         ("GET", ("Upgrade: websocket",)),
-        ("GET", ("Connection: Upgrade", "Upgrade: websocket, h2c")),
         ("POST", ("Connection: Upgrade", "Upgrade: websocket", "Content-Length: 0")),
-        ("GET", ("Connection: Upgrade", "Upgrade: websocket", "Transfer-Encoding: chunked")),
     ],
 )
 def test_other_upgrades_are_not_passed_on(hand: EngineByHand, method: str, lines: tuple[str, ...]) -> None:
@@ -250,6 +253,20 @@ def test_other_upgrades_are_not_passed_on(hand: EngineByHand, method: str, lines
     assert client.take().startswith(b"HTTP/1.1 502 ")
     assert backend.is_reset
     assert hand.access[0].failure == "http_upgrade_failed"
+    client.reset()
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("Connection: Upgrade", "Upgrade: websocket, h2c"),
+        ("Connection: Upgrade", "Upgrade: websocket", "Transfer-Encoding: chunked"),
+    ],
+)
+def test_a_malformed_handshake_is_refused_here(hand: EngineByHand, lines: tuple[str, ...]) -> None:
+    client = hand.connect(data=request("GET", "/", *lines))
+    assert client.take().startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 426 "))
+    assert not hand.pending
     client.reset()
 
 

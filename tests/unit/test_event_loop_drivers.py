@@ -266,6 +266,52 @@ async def test_waiting_for_idleness_ends_with_the_last_connection(loop: Loop) ->
     assert client.heard == ["eof"]
 
 
+@on_both_loops
+async def test_waiting_for_idleness_waits_for_clients_without_a_socket(loop: Loop) -> None:
+    """Those of HTTP/3 share the UDP socket that they came to, which stays open to the end."""
+    driver, engine = loop.driver, loop.engine
+    driver.listen_udp(0, ["127.0.0.1"])
+    assert await driver.wait_idle(0.01), "a UDP listener is nothing to wait for"
+    engine.connection_count = 1
+
+    def end_the_client() -> None:
+        driver.apply(lambda now: setattr(engine, "connection_count", 0))
+
+    assert not await driver.wait_idle(0.01)
+    driver.call_after(0.01, end_the_client)
+    assert await driver.wait_idle(PATIENCE_S)
+    assert driver.listening_udp_ports()
+
+
+@on_both_loops
+async def test_closing_ends_the_wait_for_idleness(loop: Loop) -> None:
+    driver, engine = loop.driver, loop.engine
+    engine.connection_count = 1
+    driver.call_after(0.01, driver._release_everything)
+    assert await driver.wait_idle(PATIENCE_S)
+
+
+@on_both_loops
+async def test_datagrams_wake_the_loop(loop: Loop) -> None:
+    driver, engine = loop.driver, loop.engine
+    port = driver.listen_udp(0, ["127.0.0.1"])
+    [listener] = engine.udp_listeners
+    arrived = loop.event()
+    listener.on_datagrams = lambda datagrams: arrived.set()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.sendto(b"hello", ("127.0.0.1", port))
+        await arrived.wait()
+        assert listener.received == [(b"hello", ("127.0.0.1", peer.getsockname()[1]))]
+
+
+@pytest.mark.parametrize("loop_name", RUNNERS)
+def test_closing_right_after_the_start(loop_name: str) -> None:
+    async def body(loop: Loop) -> None:
+        assert not loop.engine.bugs
+
+    RUNNERS[loop_name](body)
+
+
 @pytest.mark.parametrize("loop_name", RUNNERS)
 def test_closing_leaves_no_descriptor_and_no_task(loop_name: str) -> None:
     gc.collect()
@@ -280,6 +326,7 @@ def test_closing_leaves_no_descriptor_and_no_task(loop_name: str) -> None:
 
     async def body(loop: Loop) -> None:
         port = loop.driver.listen(0, ["127.0.0.1", "::1"])
+        loop.driver.listen_udp(0, ["127.0.0.1", "::1"])
         accepted = loop.event()
         loop.engine.on_accepted = lambda client: accepted.set()
         loop.start(CallFunction(1, wait_until_cancelled, ()))

@@ -12,6 +12,7 @@ from smartproxy.core.configuration import (
     HandlerAction,
     HandlerKind,
     MatchProtocol,
+    QuicPolicy,
     Route,
     RouteMatch,
     RouteTls,
@@ -31,9 +32,13 @@ QUERY = RouteQuery(443, client_ip="192.0.2.1", host="app.example.com", path="/v2
 
 
 def route(
-    name: str, match: RouteMatch, action: ForwardAction | HandlerAction = PLAIN, priority: int = 0
+    name: str,
+    match: RouteMatch,
+    action: ForwardAction | HandlerAction = PLAIN,
+    priority: int = 0,
+    quic: QuicPolicy | None = None,
 ) -> Route:
-    return Route(0, name, f"id-{name}", priority, match, action)
+    return Route(0, name, f"id-{name}", priority, match, action, quic=quic)
 
 
 def explain(query: RouteQuery, *routes: Route) -> Explanation:
@@ -42,8 +47,13 @@ def explain(query: RouteQuery, *routes: Route) -> Explanation:
     return RouteTable(routes).explain(query)
 
 
-def reason(query: RouteQuery, match: RouteMatch, action: ForwardAction | HandlerAction = PLAIN) -> str:
-    explanation = explain(query, route("only", match, action))
+def reason(
+    query: RouteQuery,
+    match: RouteMatch,
+    action: ForwardAction | HandlerAction = PLAIN,
+    quic: QuicPolicy | None = None,
+) -> str:
+    explanation = explain(query, route("only", match, action, quic=quic))
     assert explanation.winner is None
     return explanation.verdicts[0].reason
 
@@ -246,10 +256,39 @@ def test_datagrams_are_matched_by_what_they_show() -> None:
     assert explain(query, route("any", udp)).winner is not None
     http3 = RouteMatch(PORT, transport=Transport.ALL, protocol=MatchProtocol.HTTP3, path="/v1/*")
     assert reason(query, http3) == "its protocol is http3, and this is quic"
-    assert reason(RouteQuery(443, transport=Transport.UDP), http3) == "path /v1/* does not match /"
     by_path = RouteMatch(PORT, transport=Transport.UDP, path="/v1/*")
     assert reason(query, by_path).startswith("it asks for a path")
     assert reason(query, RouteMatch(PORT)) == "its transport is tcp, not udp"
+
+
+def test_http3_requests_get_the_routes_that_serve_http3() -> None:
+    query = RouteQuery(443, transport=Transport.UDP, host="a.test", path="/v2/x")
+    everything = RouteMatch(PORT, transport=Transport.ALL)
+    for protocol in (None, MatchProtocol.HTTP, MatchProtocol.HTTP3):
+        match = RouteMatch(PORT, transport=Transport.ALL, protocol=protocol)
+        explanation = explain(query, route("h3", match, TERMINATE, quic=QuicPolicy()))
+        assert explanation.winner is not None
+        assert explanation.to_text().startswith(
+            "GET https://a.test/v2/x (port 443, client 127.0.0.1, HTTP/3)"
+        )
+    assert reason(query, everything, TERMINATE) == "it serves no HTTP/3"
+    assert reason(query, everything, PLAIN, QuicPolicy()) == "it does not terminate the TLS of HTTP/3"
+    tcp = RouteMatch(PORT, transport=Transport.ALL, protocol=MatchProtocol.TCP)
+    assert reason(query, tcp, TERMINATE, QuicPolicy()) == "its protocol is tcp, and this is http3"
+    echo = HandlerAction(HandlerKind.ECHO, tls=RouteTls(TlsMode.TERMINATE))
+    assert reason(query, everything, echo, QuicPolicy()) == "its handler knows no HTTP"
+    by_path = RouteMatch(PORT, transport=Transport.UDP, path="/v1/*")
+    assert reason(query, by_path, TERMINATE, QuicPolicy()) == "path /v1/* does not match /v2/x"
+    old_tls = RouteMatch(PORT, transport=Transport.UDP, tls_versions=frozenset({"TLSv1.2"}))
+    assert reason(query, old_tls, TERMINATE, QuicPolicy()) == "TLS version TLSv1.3 is not TLSv1.2"
+    raw = RouteQuery(443, transport=Transport.UDP, protocol=MatchProtocol.QUIC)
+    assert reason(raw, everything, TERMINATE, QuicPolicy()) == "its UDP is for HTTP/3"
+
+
+def test_requests_over_tcp_never_get_a_route_for_http3_alone() -> None:
+    match = RouteMatch(PORT, transport=Transport.ALL, protocol=MatchProtocol.HTTP3)
+    query = RouteQuery(443, tls=True, host="a.test")
+    assert reason(query, match, TERMINATE, QuicPolicy()).startswith("its protocol is http3")
 
 
 def test_the_text_is_a_table_for_people() -> None:

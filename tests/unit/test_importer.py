@@ -182,16 +182,17 @@ LATER: dict[str, Any] = {
     "metrics": {"enabled": True, "sampleIntervalMs": 1000, "retentionSeconds": 3600},
     "routes": [
         {
-            "match": {"ports": 443, "transport": "udp", "protocol": "quic"},
+            "match": {"ports": 443, "transport": "all", "protocol": "quic"},
             "action": {
                 "type": "forward",
-                "targets": [
-                    {"host": "a", "port": 1, "backendTransport": "udp", "websocket": {"enabled": True}}
-                ],
+                "targets": [{"host": "a", "port": 1, "backendTransport": "udp"}],
                 "tls": {"mode": "terminate", "certificate": "auto", "acme": {"email": "a@b.c"}},
-                "websocket": {"enabled": True, "pingInterval": 30000, "pingTimeout": 10000},
-                "options": {"backendProtocol": "http3"},
-                "udp": {"sessionTimeout": 60000, "quic": {"maxIdleTimeout": 30000, "altSvcMaxAge": 86400}},
+                "udp": {
+                    "sessionTimeout": 60000,
+                    "maxSessionsPerIP": 1000,
+                    "maxDatagramSize": 1400,
+                    "quic": {"enableHttp3": False},
+                },
                 "forwardingEngine": "nftables",
                 "nftables": {"preserveSourceIP": True},
             },
@@ -228,10 +229,11 @@ def test_what_later_versions_have_is_carried_and_listed() -> None:
     assert config["challenge"] == {"relay_timeout": "5s", "pending_ttl": "5m", "cookie_signing_key": "k"}
     assert config["metrics"] == {"enabled": True, "sample_interval": "1s", "retention": "1h"}
     action, security = config["routes"][0]["action"], config["routes"][0]["security"]
-    assert action["websocket"] == {"enabled": True, "ping_interval": "30s", "ping_timeout": "10s"}
     assert action["udp"] == {
         "session_timeout": "1m",
-        "quic": {"max_idle_timeout": "30s", "alt_svc_max_age": "1d"},
+        "max_sessions_per_ip": 1000,
+        "max_datagram_size": 1400,
+        "quic": {"enable_http3": False},
     }
     assert security["rate_limit"]["window"] == "1m"
     assert security["rate_limit"]["on_exceeded"]["challenge"]["clearance"] == {
@@ -241,9 +243,100 @@ def test_what_later_versions_have_is_carried_and_listed() -> None:
     listed = {line.partition(":")[0] for line in result.not_carried}
     with pytest.raises(ConfigError) as caught:
         parse_config(result.text_toml)
+    # The route's transport is not held against a route that cannot be read for other reasons.
+    listed.remove("routes[0].match.transport")
     refused = {problem.place for problem in caught.value.problems}
     # Each thing this version refuses was announced, and nothing else is wrong with the result.
     assert refused == listed
+    assert all("not available" in problem.message for problem in caught.value.problems)
+
+
+HTTP3: dict[str, Any] = {
+    "match": {"ports": 443, "transport": "all", "protocol": "http", "domains": "a.example"},
+    "action": {
+        "type": "forward",
+        "targets": [
+            {"host": "a", "port": 1, "websocket": {"enabled": True, "maxPayloadSize": 1048576}},
+        ],
+        "tls": {"mode": "terminate", "certificate": {"certFile": "a.pem", "keyFile": "a.key"}},
+        "options": {"backendProtocol": "http3"},
+        "websocket": {
+            "enabled": True,
+            "pingInterval": 30000,
+            "pingTimeout": 10000,
+            "subprotocols": ["chat"],
+            "allowedOrigins": ["https://a.example"],
+        },
+        "udp": {
+            "quic": {
+                "enableHttp3": True,
+                "maxIdleTimeout": 45000,
+                "maxConcurrentBidiStreams": 64,
+                "maxConcurrentUniStreams": 16,
+                "altSvcPort": 8443,
+                "altSvcMaxAge": 3600,
+                "initialCongestionWindow": 14720,
+            }
+        },
+    },
+}
+
+
+def http3(*, quic: dict[str, Any] | None = None, **match: Any) -> dict[str, Any]:
+    action = {**HTTP3["action"], "udp": {"quic": quic if quic is not None else {"enableHttp3": True}}}
+    return {"match": {**HTTP3["match"], **match}, "action": action}
+
+
+def test_http3_and_websockets_are_carried_over() -> None:
+    result = imported(HTTP3)
+    assert result.not_carried == []
+    parse_config(result.text_toml)
+    (carried,) = result.config["routes"]
+    assert carried["match"]["transport"] == "all"
+    action = carried["action"]
+    assert action["options"] == {"backend_protocol": "http3"}
+    assert action["targets"][0]["websocket"] == {"enabled": True, "max_payload_size": 1048576}
+    assert action["websocket"] == {
+        "enabled": True,
+        "ping_interval": "30s",
+        "ping_timeout": "10s",
+        "subprotocols": ["chat"],
+        "allowed_origins": ["https://a.example"],
+    }
+    assert action["udp"]["quic"] == {
+        "enable_http3": True,
+        "max_idle_timeout": "45s",
+        "max_concurrent_bidi_streams": 64,
+        "max_concurrent_uni_streams": 16,
+        "alt_svc_port": 8443,
+        "alt_svc_max_age": "1h",
+        "initial_congestion_window": 14720,
+    }
+
+
+@pytest.mark.parametrize("protocol", ["quic", "http3"])
+@pytest.mark.parametrize("transport", ["udp", "all"])
+def test_quic_that_carries_http3_is_http3(protocol: str, transport: str) -> None:
+    result = imported(http3(transport=transport, protocol=protocol))
+    assert result.not_carried == []
+    match = result.config["routes"][0]["match"]
+    assert (match["protocol"], match["transport"]) == ("http3", "udp")
+    parse_config(result.text_toml)
+
+
+def test_http3_without_udp_is_listed() -> None:
+    result = imported(http3(transport="tcp"))
+    assert result.not_carried == ["routes[0].action.udp: it has no effect on a route for TCP"]
+    parse_config(result.text_toml)
+
+
+def test_udp_without_http3_is_announced_and_refused() -> None:
+    result = imported(http3(quic={"maxIdleTimeout": 30000, "altSvcMaxAge": 86400}))
+    listed = {line.partition(":")[0] for line in result.not_carried}
+    with pytest.raises(ConfigError) as caught:
+        parse_config(result.text_toml)
+    assert {problem.place for problem in caught.value.problems} == listed
+    assert len(listed) == 3
     assert all("not available" in problem.message for problem in caught.value.problems)
 
 

@@ -27,7 +27,7 @@ from smartproxy.core.ops import (
 )
 from smartproxy.core.records import Record
 from smartproxy.core.timers import Timer
-from smartproxy.drivers import pump as pump_module
+from smartproxy.drivers import datagram_rounds
 from smartproxy.drivers.readiness import SelectorSource
 from smartproxy.drivers.sockets import StreamSocket
 
@@ -38,7 +38,7 @@ MEBIBYTE = 1024 * 1024
 def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[SteppedDriver]:
     if request.param == "selector":
         monkeypatch.setattr(
-            pump_module, "readiness_source", lambda: SelectorSource(selectors.DefaultSelector())
+            datagram_rounds, "readiness_source", lambda: SelectorSource(selectors.DefaultSelector())
         )
     driver = SteppedDriver(FakeEngine())
     yield driver

@@ -68,6 +68,25 @@ def test_facts_that_are_not_given_are_held_against_no_route() -> None:
     assert "off" not in names()
 
 
+def test_http_of_any_version_is_http() -> None:
+    served = {
+        "action": {
+            "type": "forward",
+            "targets": [{"host": "a", "port": 1}],
+            "tls": {"mode": "terminate"},
+            "udp": {"quic": {"enable_http3": True}},
+        }
+    }
+    both = merge_route_configs(route("both", transport="all", protocol="http"), served)
+    http3 = merge_route_configs(route("h3", transport="udp", protocol="http3"), served)
+    http, raw = route("http", protocol="http"), route("raw", protocol="tcp")
+    found = {
+        protocol: {each.name for each in find_matching_routes([both, http3, http, raw], protocol=protocol)}
+        for protocol in ("http", "http3", "tcp")
+    }
+    assert found == {"http": {"both", "h3", "http"}, "http3": {"both", "h3"}, "tcp": {"raw"}}
+
+
 def test_the_best_is_the_first() -> None:
     best = find_best_matching_route(
         ROUTES, port=443, domain="app.example.com", path="/api/", client_ip="192.0.2.1"

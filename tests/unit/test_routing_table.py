@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from smartproxy.core.configuration import (
@@ -11,6 +13,7 @@ from smartproxy.core.configuration import (
     MatchProtocol,
     ProxyProtocolMode,
     ProxyProtocolPolicy,
+    QuicPolicy,
     Route,
     RouteMatch,
     RouteTls,
@@ -342,7 +345,114 @@ def test_ports_come_from_all_ranges_and_share_plans() -> None:
 
 def test_no_routes_are_a_table_too() -> None:
     assert RouteTable([]).listening_ports() == ()
+    assert RouteTable([]).udp_listening_ports() == ()
     assert RouteTable([]).port(80) is None
+    assert RouteTable([]).quic_port(80) is None
+
+
+# HTTP/3.
+
+BOTH = RouteMatch(PORT, transport=Transport.ALL)
+UDP = RouteMatch(PORT, transport=Transport.UDP)
+
+
+def quic_table(*routes: tuple[str, RouteMatch, ForwardAction | HandlerAction]) -> RouteTable:
+    """As `table`, of routes that serve HTTP/3 unless their name begins with `-`."""
+    without = table(*routes).routes
+    return RouteTable(
+        [replace(route, quic=None if route.name.startswith("-") else QuicPolicy()) for route in without]
+    )
+
+
+def test_udp_ports_are_those_where_http3_is_served() -> None:
+    compiled = quic_table(
+        ("both", RouteMatch(((443, 444),), transport=Transport.ALL), TERMINATE),
+        ("udp", RouteMatch(((444, 445),), transport=Transport.UDP), TERMINATE),
+        ("tcp", RouteMatch(((446, 446),)), TERMINATE),
+        ("-raw", RouteMatch(((447, 447),), transport=Transport.ALL), TERMINATE),
+    )
+    assert compiled.listening_ports() == (443, 444, 446, 447)
+    assert compiled.udp_listening_ports() == (443, 444, 445)
+    for port, names in [(443, ["both"]), (444, ["both", "udp"]), (445, ["udp"])]:
+        found = compiled.quic_port(port)
+        assert found is not None
+        assert [route.name for route in found.routes] == names
+    assert compiled.port(445) is None
+    assert compiled.quic_port(446) is None
+    assert compiled.quic_port(447) is None
+
+
+def quic_plan(*routes: tuple[str, RouteMatch, ForwardAction | HandlerAction]) -> PortPlan:
+    found = quic_table(*routes).quic_port(443)
+    assert found is not None
+    return found
+
+
+def test_quic_connections_are_matched_by_their_server_name() -> None:
+    port = quic_plan(
+        ("a", replace(BOTH, domains=("a.example",)), TERMINATE),
+        ("b", replace(UDP, domains=("b.example",), client_ip=TEN), REENCRYPT),
+    )
+
+    def connection(name: str | None, client: int = OUTSIDE) -> str | None:
+        route = port.match_connection(client, name, FirstBytes.TLS, tls_version="TLSv1.3")
+        return route.name if route is not None else None
+
+    assert connection("a.example") == "a"
+    assert connection("b.example") is None
+    assert connection("b.example", INSIDE) == "b"
+    assert connection(None) is None
+    assert port.may_need_http_in_tls
+    assert not port.may_need_http
+
+
+@pytest.mark.parametrize(
+    ("protocol", "over_tcp", "over_quic"),
+    [
+        (None, True, True),
+        (MatchProtocol.HTTP, True, True),
+        (MatchProtocol.HTTP3, False, True),
+        (MatchProtocol.TCP, False, False),
+    ],
+)
+def test_the_protocol_says_which_http_a_route_takes(
+    protocol: MatchProtocol | None, over_tcp: bool, over_quic: bool
+) -> None:
+    compiled = quic_table(("a", replace(BOTH, protocol=protocol), TERMINATE))
+    for port, expected in [(compiled.port(443), over_tcp), (compiled.quic_port(443), over_quic)]:
+        assert port is not None
+        assert request(port, tls_version="TLSv1.3") == ("a" if expected else None)
+        assert port.may_need_http_in_tls is expected
+
+
+def test_nothing_in_quic_is_plain_or_raw() -> None:
+    echo = HandlerAction(HandlerKind.ECHO, tls=RouteTls(TlsMode.TERMINATE))
+    port = quic_plan(
+        ("web", BOTH, TERMINATE), ("plain", BOTH, PLAIN), ("pass", BOTH, PASSTHROUGH), ("echo!", BOTH, echo)
+    )
+    assert request(port, tls_version="TLSv1.3") == "web"
+    assert request(port) is None
+    for first in (FirstBytes.NOTHING, FirstBytes.OTHER, FirstBytes.HTTP):
+        assert port.match_connection(OUTSIDE, None, first) is None
+        assert port.match_decrypted(OUTSIDE, None, first, "TLSv1.3") is None
+    assert port.server_first_candidate(OUTSIDE) is None
+
+
+def test_quic_requests_are_ranked_as_all_others() -> None:
+    port = quic_plan(
+        ("any", BOTH, TERMINATE),
+        ("api", replace(UDP, path="/api/*"), TERMINATE),
+        ("tls12!", replace(BOTH, tls_versions=frozenset({"TLSv1.2"})), TERMINATE),
+        ("-tcp!", RouteMatch(PORT), TERMINATE),
+    )
+    assert request(port, path="/api/x", tls_version="TLSv1.3") == "api"
+    assert request(port, tls_version="TLSv1.3") == "any"
+
+
+def test_udp_ports_have_no_proxy_header() -> None:
+    policy = ProxyProtocolPolicy(ProxyProtocolMode.OPTIONAL, TEN)
+    port = quic_plan(("a", replace(BOTH, proxy_protocol=policy), TERMINATE))
+    assert port.proxy_protocol is None
 
 
 def test_a_ports_proxy_protocol_is_that_of_a_route_which_has_one() -> None:

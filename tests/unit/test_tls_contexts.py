@@ -6,6 +6,7 @@ import datetime
 import os
 import ssl
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ from smartproxy.config import (
 )
 from smartproxy.config.certificates import self_signed_certificate
 from smartproxy.config.tls_contexts import _private_file
+from smartproxy.core.certificates import ServedTls
 from smartproxy.core.configuration import ForwardAction, OriginTls
 
 
@@ -212,6 +214,7 @@ def test_a_cipher_list_that_selects_nothing_is_refused() -> None:
 def test_alpn_offers_http_where_there_may_be_http() -> None:
     own = certificate("a.example")
     http = tls_route(certificate=own)
+    http1 = tls_route(certificate=own, http2=False)
     raw = tls_route(certificate=own)
     raw["match"]["protocol"] = "tcp"
     echo = {
@@ -226,13 +229,12 @@ def test_alpn_offers_http_where_there_may_be_http() -> None:
     client.set_alpn_protocols(["h2", "http/1.1"])
     chosen = [
         Handshake(server_context(compiled(route)), client, "a.example").client.selected_alpn_protocol()
-        for route in (http, raw, echo)
+        for route in (http, http1, raw, echo)
     ]
-    assert chosen == ["http/1.1", None, None]
+    assert chosen == ["h2", "http/1.1", None, None]
     client.set_alpn_protocols(["h2"])
-    assert (
-        Handshake(server_context(compiled(http)), client, "a.example").client.selected_alpn_protocol() is None
-    )
+    handshake = Handshake(server_context(compiled(http1)), client, "a.example")
+    assert handshake.client.selected_alpn_protocol() is None
 
 
 def test_dangerous_options_are_off() -> None:
@@ -508,6 +510,181 @@ def test_connections_are_shared_only_by_what_verifies_the_same() -> None:
     origins = [action.targets[0].tls for action in actions if isinstance(action, ForwardAction)]
     assert origins[0] is origins[1]
     assert len({found.identity for found in origins if found is not None}) == 3
+
+
+ALPN_OFFERS: list[tuple[bytes, ...]] = [(), (b"http/1.1",), (b"h2", b"http/1.1"), (b"h2",)]
+
+
+def test_each_offer_of_versions_has_a_context_that_is_made_once() -> None:
+    found = origin(ca=ca_pem())
+    contexts = [found.context_for(offer) for offer in ALPN_OFFERS]
+    assert contexts == [found.context_for(offer) for offer in ALPN_OFFERS]
+    assert len(set(contexts)) == len(ALPN_OFFERS)
+    assert contexts[0] is found.context
+    server = backend_context("backend.example")
+    server.set_alpn_protocols(["h2", "http/1.1"])
+    chosen = [
+        Handshake(server, context, "backend.example").client.selected_alpn_protocol() for context in contexts
+    ]
+    assert chosen == [None, "http/1.1", "h2", "h2"]
+    server.set_alpn_protocols(["http/1.1"])
+    best = Handshake(server, found.context_for((b"h2", b"http/1.1")), "backend.example")
+    assert best.client.selected_alpn_protocol() == "http/1.1"
+
+
+@pytest.mark.parametrize("offer", ALPN_OFFERS)
+def test_every_offer_verifies_alike(offer: tuple[bytes, ...]) -> None:
+    verifying, pinned = origin(ca=ca_pem()), origin(fingerprint="ab" * 32)
+    Handshake(backend_context("backend.example"), verifying.context_for(offer), "backend.example")
+    with pytest.raises(ssl.SSLCertVerificationError):
+        Handshake(
+            backend_context("backend.example", ca=OTHER_CA), verifying.context_for(offer), "backend.example"
+        )
+    Handshake(backend_context("x", ca=OTHER_CA), pinned.context_for(offer), "backend.example")
+    assert pinned.context_for(offer).minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+def test_backends_that_verify_alike_share_contexts() -> None:
+    route = tls_route(
+        mode="terminate-and-reencrypt",
+        certificate=certificate("a.example"),
+        backend={"ca": ca_pem()},
+        target={"match": {"path": "/a"}},
+    )
+    route["action"]["targets"].append({"host": "b", "port": 1, "tls": {"server_name": "other.example"}})
+    action = compiled(route).configuration.table.routes[0].action
+    assert isinstance(action, ForwardAction)
+    first, second = (target.tls for target in action.targets)
+    assert first is not None
+    assert second is not None
+    assert first is not second
+    assert first.context_for((b"h2",)) is second.context_for((b"h2",))
+
+
+def test_a_context_from_elsewhere_serves_every_offer() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    found = OriginTls(context, None, None, "x")
+    assert all(found.context_for(offer) is context for offer in ALPN_OFFERS)
+    assert found.ca_pem == b""
+
+
+def test_the_roots_are_there_for_quic() -> None:
+    own = origin(ca="# Autorität\n" + ca_pem())
+    assert own.verifies
+    assert own.ca_pem.decode() == ca_pem()
+    for backend in ({"verify": False}, {"fingerprint": "ab" * 32}):
+        unverified = origin(**backend)
+        assert not unverified.verifies
+        assert unverified.ca_pem == b""
+
+
+def default_paths(file: Path | None, directory: Path | None) -> SimpleNamespace:
+    return SimpleNamespace(
+        cafile=str(file) if file is not None else None,
+        capath=str(directory) if directory is not None else None,
+    )
+
+
+def test_the_systems_roots_are_read_when_they_are_first_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "roots.pem"
+    file.write_text(ca_pem())
+    found = origin()
+    asked: list[int] = []
+
+    def paths() -> SimpleNamespace:
+        asked.append(1)
+        return default_paths(file, tmp_path / "absent")
+
+    monkeypatch.setattr(ssl, "get_default_verify_paths", paths)
+    assert found.ca_pem.decode() == ca_pem()
+    file.unlink()
+    assert found.ca_pem.decode() == ca_pem()
+    assert asked == [1]
+
+
+def test_the_systems_roots_may_stand_in_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.pem").write_text("Autorität A\n" + ca_pem())
+    (tmp_path / "5f15c80c.0").symlink_to(tmp_path / "a.pem")
+    (tmp_path / "dangling.0").symlink_to(tmp_path / "absent")
+    (tmp_path / "all.crt").write_text(ca_pem() + ca_pem(OTHER_CA))
+    (tmp_path / "cut.pem").write_text(ca_pem()[:100])
+    (tmp_path / "below").mkdir()
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: default_paths(None, tmp_path))
+    pem = origin().ca_pem.decode()
+    assert pem.count("-----BEGIN CERTIFICATE-----") == 2
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=pem)
+    assert len(context.get_ca_certs()) == 2
+
+
+@pytest.mark.parametrize("has_empty_file", [True, False])
+def test_a_system_without_roots_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_empty_file: bool
+) -> None:
+    file = tmp_path / "empty.pem"
+    file.write_text("")
+    paths = default_paths(file, None) if has_empty_file else default_paths(None, tmp_path / "absent")
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
+    assert origin().ca_pem == b""
+
+
+# For QUIC.
+
+
+def served(configuration: CompiledConfiguration, position: int, name: str | None = None) -> ServedTls:
+    found = configuration.configuration.certificates.lookup(
+        name, configuration.configuration.table.routes[position]
+    )
+    assert found is not None
+    return found
+
+
+def http3_route(domain: str, **tls: Any) -> dict[str, Any]:
+    route = tls_route(domain, **tls)
+    route["match"]["transport"] = "all"
+    route["action"]["udp"] = {"quic": {"enable_http3": True}}
+    return route
+
+
+def test_a_certificate_is_shown_over_quic_as_one_identity() -> None:
+    own, shared = certificate("a.example"), certificate("*.example.com")
+    configuration = compiled(
+        http3_route("a.example", certificate=own),
+        http3_route("x.example.com", certificate=shared),
+        http3_route("y.example.com", certificate=shared, http2=False),
+        http3_route("z.example.com"),
+    )
+    identities = [
+        served(configuration, position, name).quic_identity
+        for position, name in enumerate(["a.example", None, None, "z.example.com"])
+    ]
+    assert identities[0] is not None
+    assert identities[0].certificate_chain_pem.decode() == own["cert"]
+    assert identities[0].private_key_pem.decode() == own["key"]
+    assert own["key"] not in repr(identities[0])
+    assert identities[1] is not None
+    assert identities[1] is identities[2] is identities[3]
+    # Their settings for TCP differ all the same.
+    assert served(configuration, 1) is not served(configuration, 2)
+
+
+def test_what_quic_cannot_keep_has_no_identity() -> None:
+    own = certificate("a.example")
+    configuration = compiled(
+        http3_route("a.example", certificate=own),
+        tls_route("b.example", certificate=own, versions=["TLSv1.2"]),
+        tls_route("c.example", certificate=own, client_auth={"ca": ca_pem()}),
+        tls_route("d.example", certificate=own, versions=["TLSv1.3"]),
+    )
+    has_identity = [served(configuration, position).quic_identity is not None for position in range(4)]
+    assert has_identity == [True, False, False, True]
+
+
+def test_without_http3_there_are_no_identities() -> None:
+    configuration = compiled(tls_route("a.example", certificate=certificate("a.example")))
+    assert served(configuration, 0).quic_identity is None
 
 
 def test_models_and_mappings_compile_alike() -> None:

@@ -16,7 +16,16 @@ from types import ModuleType
 import pytest
 import trustme
 
+from smartproxy.core.http.messages import RequestHead, ResponseHead
+from smartproxy.core.wire.http2 import Http2Connection, ResponseReceived
 from smartproxy.core.wire.proxy_protocol import encode_proxy_v1, encode_proxy_v2
+from smartproxy.core.wire.websocket import (
+    Opcode,
+    RemoteProtocolError,
+    connect_request,
+    encode_frame,
+    encode_ping,
+)
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CLIENT = ("198.51.100.7", 50211)
@@ -35,9 +44,10 @@ def load(name: str) -> ModuleType:
 
 sni_router = load("sni_router")
 proxy_protocol_decoder = load("proxy_protocol_decoder")
+websocket_over_http2 = load("websocket_over_http2")
 
 
-@pytest.mark.parametrize("name", ["sni_router", "proxy_protocol_decoder"])
+@pytest.mark.parametrize("name", ["sni_router", "proxy_protocol_decoder", "websocket_over_http2"])
 def test_an_example_is_short(name: str) -> None:
     assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) < 80
 
@@ -223,3 +233,55 @@ def test_a_client_that_sends_no_header_is_dropped(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(proxy_protocol_decoder, "HEADER_TIMEOUT_S", 0.0)
     received, _ = talk(Recorder, {"127.0.0.1"}, [], ends=False)
     assert received in (b"reset", b"")
+
+
+# WebSocket over HTTP/2.
+
+
+def test_a_websocket_is_echoed_over_http2(capsys: pytest.CaptureFixture[str]) -> None:
+    websocket_over_http2.main()
+    negotiated, hello, goodbye = capsys.readouterr().out.splitlines()
+    assert negotiated == "NegotiatedWebSocket(subprotocol=b'v2', extensions=b'')"
+    assert hello == repr(b"\x81\x05hello")
+    assert goodbye == repr(b"\x88\x05\x03\xe8bye")
+
+
+class EchoClient:
+    """A client of the example's server."""
+
+    def __init__(self, websocket_version: bytes = b"13") -> None:
+        self.connection = Http2Connection(client_side=True)
+        self.server = websocket_over_http2.EchoServer()
+        self.connection.initiate(0.0)
+        self.exchange()
+        self.exchange()
+        request = connect_request(RequestHead(b"GET", b"/", b"ws.example", []), 20, b"https")
+        request.fields = [(b"sec-websocket-version", websocket_version)]
+        self.stream_id = self.connection.send_request(request, end_stream=False)
+        [event] = [event for event in self.exchange() if isinstance(event, ResponseReceived)]
+        self.response: ResponseHead = event.head
+
+    def exchange(self) -> list[object]:
+        self.server.receive_data(self.connection.data_to_send())
+        return list(self.connection.receive_data(self.server.connection.data_to_send(), 0.0))
+
+    def say(self, data: bytes) -> bytes:
+        self.connection.send_data(self.stream_id, data, 0.0)
+        return b"".join(getattr(event, "data", b"") for event in self.exchange())
+
+
+def test_frames_are_echoed_however_they_come() -> None:
+    client = EchoClient()
+    assert client.response.status == 200
+    wire = encode_frame(Opcode.TEXT, b"one", fin=False, mask_key=b"mask")
+    wire += encode_ping(b"?", b"mask") + encode_frame(Opcode.CONTINUATION, b"two", mask_key=b"mask")
+    echoed = encode_frame(Opcode.TEXT, b"one", fin=False)
+    echoed += encode_ping(b"?") + encode_frame(Opcode.CONTINUATION, b"two")
+    assert client.say(wire) == echoed
+    assert b"".join(client.say(wire[at : at + 1]) for at in range(len(wire))) == echoed
+
+
+def test_the_echo_takes_no_other_version_and_no_large_frame() -> None:
+    assert EchoClient(b"8").response.status == 400
+    with pytest.raises(RemoteProtocolError):
+        EchoClient().say(encode_frame(Opcode.BINARY, bytes(126), mask_key=b"mask"))

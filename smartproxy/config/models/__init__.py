@@ -12,7 +12,6 @@ from smartproxy.config.models.action import (
     HttpBlockConfig,
     HttpRedirectConfig,
     HttpResponseConfig,
-    WebSocketConfig,
 )
 from smartproxy.config.models.base import ConfigModel
 from smartproxy.config.models.match import (
@@ -38,6 +37,8 @@ from smartproxy.config.models.tls import (
     RouteTlsConfig,
     TargetTlsConfig,
 )
+from smartproxy.config.models.udp import QuicConfig, UdpConfig
+from smartproxy.config.models.websocket import WebSocketConfig
 
 __all__ = [
     "Action",
@@ -63,12 +64,14 @@ __all__ = [
     "OriginTlsConfig",
     "PortRangeConfig",
     "ProxyConfig",
+    "QuicConfig",
     "RouteConfig",
     "RouteTlsConfig",
     "SecurityConfig",
     "TargetConfig",
     "TargetMatchConfig",
     "TargetTlsConfig",
+    "UdpConfig",
     "WebSocketConfig",
     "WeightedHostConfig",
 ]

@@ -12,6 +12,8 @@ from smartproxy.config.models.base import ConfigModel
 from smartproxy.config.models.scalars import ErrorContext, FieldValue, Integer, Shown, UrlTemplate, tagged_by
 from smartproxy.config.models.target import TargetConfig
 from smartproxy.config.models.tls import RouteTlsConfig
+from smartproxy.config.models.udp import UdpConfig
+from smartproxy.config.models.websocket import WebSocketConfig
 
 _FORWARD = tag_of("forward")
 _HANDLER = tag_of("handler")
@@ -23,21 +25,16 @@ class ForwardOptionsConfig(ConfigModel):
 
     section: ClassVar[str] = "options"
 
-    backend_protocol: Literal["auto", "http1"] = Field(
-        default="auto", description='HTTP towards the backend. "auto" is the best it speaks; now HTTP/1.1.'
+    backend_protocol: Literal["auto", "http1", "http2", "http3"] = Field(
+        default="auto",
+        description='HTTP towards the backend. "auto": the best it speaks, HTTP/3 as soon as it has '
+        'advertised it (Alt-Svc); plain backends are spoken to in HTTP/1.1. "http2": HTTP/2 or none, plain '
+        'backends by prior knowledge. "http3": HTTP/3 or none, always with TLS.',
     )
     preserve_host: bool = Field(
         default=True, description="Send the client's Host field; otherwise the target's host."
     )
     via: bool = Field(default=False, description="Add a Via field (RFC 9110 §7.6.3).")
-
-
-class WebSocketConfig(ConfigModel):
-    """WebSockets."""
-
-    section: ClassVar[str] = "websocket"
-
-    enabled: bool = Field(default=True, description="Let requests upgrade to WebSocket.")
 
 
 class ForwardActionConfig(ConfigModel):
@@ -57,6 +54,7 @@ class ForwardActionConfig(ConfigModel):
         default=ForwardOptionsConfig(), description="How requests are forwarded."
     )
     websocket: WebSocketConfig = Field(default=WebSocketConfig(), description="WebSockets.")
+    udp: UdpConfig = Field(default=UdpConfig(), description="What is served over UDP.")
 
 
 def _code_among(codes: Collection[int], message: str, allowed: str) -> AfterValidator:
@@ -172,6 +170,7 @@ class HandlerActionConfig(ConfigModel):
     type: Literal["handler"] = Field(default="handler", description='"handler".')
     handler: HandlerConfig = Field(description="What to answer with.")
     tls: RouteTlsConfig | None = Field(default=None, description="TLS from clients. Left out: none.")
+    udp: UdpConfig = Field(default=UdpConfig(), description="What is served over UDP.")
 
 
 def _action_tag(value: object) -> str:

@@ -97,7 +97,11 @@ class MatchConfig(ConfigModel):
     section: ClassVar[str] = "match"
 
     ports: Ports = Field(description="The ports to listen on. Port 0 is any free one.")
-    transport: Literal["tcp"] = Field(default="tcp", description="The transport.")
+    transport: Literal["tcp", "udp", "all"] = Field(
+        default="tcp",
+        description='The transport. "udp" and "all" are for routes that serve HTTP/3 '
+        "(`action.udp.quic.enable_http3`), on the UDP ports of the same numbers.",
+    )
     domains: Domains | None = Field(
         default=None,
         description="Names, exact or `*.example.com` (all below it, any depth), `example.*`, `*`. Left out: "
@@ -112,10 +116,10 @@ class MatchConfig(ConfigModel):
     )
     headers: HeaderConditions | None = Field(default=None, description="Conditions on fields, by name.")
     methods: Methods | None = Field(default=None, description="HTTP methods.")
-    protocol: Literal["http", "tcp"] | None = Field(
+    protocol: Literal["http", "tcp", "http3"] | None = Field(
         default=None,
-        description='"http": HTTP of any version. "tcp": anything that is not HTTP. Left out: both. '
-        "Where TLS is terminated the decrypted bytes decide.",
+        description='"http": HTTP of any version. "tcp": anything that is not HTTP. "http3": HTTP/3 only. '
+        "Left out: anything. Where TLS is terminated the decrypted bytes decide.",
     )
     inbound_proxy_protocol: InboundProxyProtocolConfig | None = Field(
         default=None, description="Whether connections begin with a PROXY header."

@@ -20,6 +20,7 @@ from smartproxy.config.models.scalars import (
     IpRule,
     ListenAddress,
     Size,
+    StreamCount,
 )
 from smartproxy.config.models.security import SecurityConfig
 from smartproxy.config.models.target import SendProxyProtocol, TargetConfig
@@ -62,6 +63,10 @@ class LimitsConfig(ConfigModel):
     body_rate_bytes_per_s: Annotated[Integer, Field(ge=0)] = Field(
         default=100,
         description="A request's content that arrives slower for all of `socket_timeout` is refused.",
+    )
+    concurrent_streams: StreamCount = Field(
+        default=100,
+        description="Requests at a time on one HTTP/2 or HTTP/3 connection, of a client as to a backend.",
     )
     pool_connections_per_host: Count = Field(default=1024, description="Connections to one host.")
     pool_idle_per_host: Annotated[Integer, Field(ge=0)] = Field(

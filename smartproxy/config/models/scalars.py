@@ -106,6 +106,7 @@ def _not_boolean(value: object) -> object:
 
 Integer = Annotated[int, BeforeValidator(_not_boolean), Shown("whole number")]
 Count = Annotated[Integer, Field(ge=1), Shown("whole number ≥ 1")]
+StreamCount = Annotated[Integer, Field(ge=1, le=100_000), Shown("whole number ≥ 1")]
 
 
 def _port_number(value: object) -> int:

@@ -27,6 +27,7 @@ from smartproxy.config.models.scalars import (
     by_shape,
 )
 from smartproxy.config.models.tls import TargetTlsConfig
+from smartproxy.config.models.websocket import WebSocketConfig
 
 _PROXY_VERSIONS: dict[object, int] = {"false": 0, "true": 2, "1": 1, "2": 2, "v1": 1, "v2": 2}
 
@@ -139,6 +140,9 @@ class TargetConfig(ConfigModel):
     match: TargetMatchConfig | None = Field(default=None, description="Conditions within the route.")
     tls: TargetTlsConfig | None = Field(
         default=None, description="TLS towards this target, where it differs from the route's."
+    )
+    websocket: WebSocketConfig | None = Field(
+        default=None, description="WebSockets to this target, where they differ from the action's."
     )
     load_balancing: LoadBalancingConfig = Field(
         default=LoadBalancingConfig(), description="How one of several hosts is chosen."

@@ -139,6 +139,9 @@ class RouteTlsConfig(ConfigModel):
     honor_cipher_order: bool = Field(
         default=False, description="Prefer the order of `ciphers` over the client's (TLS 1.2)."
     )
+    http2: bool = Field(
+        default=True, description="Offer HTTP/2 to clients (ALPN). Otherwise they get HTTP/1.1 over TCP."
+    )
     session_timeout: Annotated[Duration, AfterValidator(_check_session_timeout)] | None = Field(
         default=None,
         description="The longest time a session can be resumed, at least one minute. Left out: as long as "

@@ -29,6 +29,9 @@ _REQUEST_LINE_BEGUN = re.compile(
 )
 _LONGEST_REQUEST_LINE = 16 * 1024 + 64
 
+_HTTP2_PREFACE = b"PRI * HTTP/2"
+"""Of RFC 9113 §3.4, what tells it from everything else."""
+
 _ALERT_FATAL = 2
 
 
@@ -90,8 +93,11 @@ class PeekStage:
             connection.client_number, connection.server_name, FirstBytes.OTHER, connection.tls_version
         )
         self._raw_route = route
-        if route is None or alpn_protocol == "http/1.1":
-            connection.start_http(b"", None)
+        if alpn_protocol == "h2":
+            connection.start_http2(b"")
+            return
+        if alpn_protocol == "http/1.1":
+            connection.start_http1(b"", None)
             return
         # RFC 7301: who negotiates no HTTP may still speak it; who may be spoken to first must be.
         self._early_route = route
@@ -153,19 +159,27 @@ class PeekStage:
                 return
         raw_route = self._raw_route
         if raw_route is None:
-            connection.start_http(received, self._first_byte_at)
+            self._start_http(received)
             return
         is_http = looks_like_http(received) if not connection.takes_every_byte(raw_route) else False
         if is_http is None:
             return
         if is_http:
             self._drop_early()
-            connection.start_http(received, self._first_byte_at)
+            self._start_http(received)
         else:
             early = self._early if raw_route is self._early_route else None
             if early is None:
                 self._drop_early()
             connection.start_raw(raw_route, received, early=early)
+
+    def _start_http(self, received: bytes) -> None:
+        """HTTP/2 with prior knowledge begins like a request of HTTP/1.1 that nobody makes (RFC 9113 §3.4)."""
+        connection = self._connection
+        if received.startswith(_HTTP2_PREFACE):
+            connection.start_http2(received)
+        elif not _HTTP2_PREFACE.startswith(received):
+            connection.start_http1(received, self._first_byte_at)
 
     def _drop_early(self) -> None:
         if self._early is not None:

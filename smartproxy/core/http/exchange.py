@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from smartproxy.core.configuration import ForwardAction, HandlerAction, Route
+from smartproxy.core.configuration import ForwardAction, HandlerAction, WebSocketRules
+from smartproxy.core.downstream.client import ClientFacts
 from smartproxy.core.failure import Failure, FailureCode, FailureSource
-from smartproxy.core.http.access_log import exchange_record
-from smartproxy.core.http.backend_request import asks_for_websocket, backend_request
-from smartproxy.core.http.errors import error_response, status_for
-from smartproxy.core.http.handlers import handler_response
+from smartproxy.core.http.answer import Answer
+from smartproxy.core.http.backend_request import backend_request
+from smartproxy.core.http.client_stream import ClientStream
+from smartproxy.core.http.errors import status_for
 from smartproxy.core.http.hop_by_hop import end_to_end_fields, without_length
 from smartproxy.core.http.messages import NO_BODY, Fields, RequestHead, ResponseHead
 from smartproxy.core.http.request_route import RequestRefused, route_request
-from smartproxy.core.http.request_values import RequestValues, route_context
+from smartproxy.core.http.request_values import route_context
 from smartproxy.core.http.server_stream import ServerStream
-from smartproxy.core.http.upgrade import join_upgraded
+from smartproxy.core.http.websocket import Handshake, asks_for_websocket, websocket_handshake
 from smartproxy.core.records import Level
-from smartproxy.core.stream import HIGH_WATER_BYTES
+from smartproxy.core.relay.tunnel import Tunnel
+from smartproxy.core.relay.websocket_tunnel import join_websocket
 from smartproxy.core.upstream.pool import Ticket
 from smartproxy.core.upstream.selection import Choice, RouteContext, Selection, find_target
-from smartproxy.core.wire.http1 import LocalProtocolError
-
-if TYPE_CHECKING:
-    from smartproxy.core.downstream.connection import ClientConnection
-    from smartproxy.core.http.http1_client import Http1Client
+from smartproxy.core.wire.errors import LocalProtocolError
+from smartproxy.core.wire.websocket import HandshakeError
 
 IDEMPOTENT_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
 """RFC 9110 §9.2.2."""
@@ -33,7 +30,7 @@ RELAY_LEAST_BYTES = 128 * 1024
 """A body with less than this left is copied: handing it to the driver would cost more than it saves."""
 
 
-class Exchange:
+class Exchange(Answer):
     """Carries one request to one backend, or answers it here.
 
     It hears from the client's side (`request_*`, `client_gone`, `response_writable`),
@@ -43,69 +40,53 @@ class Exchange:
 
     __slots__ = (
         "_backend",
+        "_backend_is_full",
+        "_backend_spoke",
         "_choice",
-        "_client_bytes",
-        "_connection",
-        "_context",
-        "_failure",
-        "_head",
+        "_client_is_full",
+        "_handshake",
         "_holds_host",
         "_last_activity",
-        "_path",
         "_relay_candidate",
-        "_request_bytes",
-        "_response_begun",
-        "_response_bytes",
         "_retried",
-        "_route",
         "_seen_sent_bytes",
         "_selection",
-        "_server",
-        "_started_at",
-        "_status",
         "_ticket",
+        "_tunnel",
         "_upload_may_relay",
-        "_values",
+        "_websocket_rules",
         "_window_request_bytes",
         "_window_started_at",
-        "params",
     )
 
-    def __init__(self, connection: ClientConnection, server: ServerStream, head: RequestHead) -> None:
-        self._connection = connection
-        self._context = connection.context
-        self._server = server
-        self._head = head
-        self._started_at = connection.context.now
+    def __init__(self, client: ClientFacts, server: ServerStream, head: RequestHead) -> None:
+        super().__init__(client, server, head)
         self._last_activity = self._started_at
-        self._route: Route | None = None
-        self._path = ""
-        self.params: dict[str, str] = {}
-        self._values: RequestValues | None = None
+        self._handshake: Handshake | None = None
         self._selection: Selection | None = None
         self._choice: Choice | None = None
         self._holds_host = False
         self._ticket: Ticket | None = None
-        self._backend: Http1Client | None = None
-        self._response_begun = False
+        self._backend: ClientStream | None = None
+        #: The version it was spoken to in, for the log.
+        self._backend_spoke = 0
+        self._backend_is_full = False
+        self._client_is_full = False
         self._relay_candidate = False
         self._upload_may_relay = False
         self._retried = False
-        self._status = 0
-        self._request_bytes = 0
         self._window_request_bytes = 0
         self._window_started_at = self._started_at
-        self._response_bytes = 0
         self._seen_sent_bytes = 0
-        self._failure: Failure | None = None
+        self._tunnel: Tunnel | None = None
 
     # Deciding.
 
     def begin(self) -> None:
         """Route the request and start on its answer. May finish before it returns."""
-        connection = self._connection
+        client = self._client
         try:
-            hit, path = route_request(connection, self._head)
+            hit, path = route_request(client, self._head)
         except RequestRefused as refusal:
             self._refuse(refusal.status, refusal.failure, refusal.explanation)
             return
@@ -116,97 +97,102 @@ class Exchange:
         if isinstance(action, HandlerAction):
             self._answer_here(action)
             return
-        limit = connection.limits.body_bytes
+        limit = client.limits.body_bytes
         if limit is not None and self._head.body_length_bytes > limit:
             self._refuse_body(limit)
-            return
-        if self._head.upgrade and not action.websocket.enabled and asks_for_websocket(self._head):
-            failure = Failure(FailureSource.CLIENT, FailureCode.HTTP_REQUEST_DENIED, "WebSocket is off")
-            self._refuse(403, failure, "WebSocket is not enabled on this route.")
             return
         self._forward(action)
 
     def _forward(self, action: ForwardAction) -> None:
-        connection = self._connection
+        client = self._client
         head = self._head
-        generation = connection.generation
+        generation = client.generation
         state = find_target(
-            action, generation.targets, connection.local_port, self._path, head.method, head.fields
+            action, generation.targets, client.local_port, self._path, head.method, head.fields
         )
         if state is None:
             failure = Failure(FailureSource.PROXY, FailureCode.DESTINATION_NOT_FOUND, "no target matches")
             self._refuse(404, failure, "The route that matches has no target for this request.")
             return
+        if asks_for_websocket(head) and not self._shake_hands(state.target.websocket or action.websocket):
+            return
         if state.asks_functions:
             # They have their time too.
-            self._arm(connection.timeouts.connection_s + 1.0)
+            self._arm(client.timeouts.connection_s + 1.0)
         self._selection = Selection(
-            self._context,
-            generation.pools,
-            state,
-            connection.client_key,
-            connection.local_port,
-            self,
+            self._context, generation.pools, state, client.client_key, client.local_port, self
         )
         self._selection.choose()
+
+    def _shake_hands(self, rules: WebSocketRules) -> bool:
+        self._websocket_rules = rules
+        try:
+            self._handshake = websocket_handshake(self._head, rules)
+        except HandshakeError as refusal:
+            failure = Failure(FailureSource.CLIENT, FailureCode.HTTP_REQUEST_DENIED, refusal.reason)
+            explanation = f"The WebSocket handshake is refused: {refusal.reason}."
+            self._refuse(refusal.status, failure, explanation, fields=refusal.fields)
+            return False
+        return True
 
     def host_chosen(self, choice: Choice) -> None:
         self._choice = choice
         self._holds_host = True
         choice.host.in_flight += 1
         version = choice.state.target.send_proxy_protocol
+        for_websocket = self._handshake is not None
         if not version and not self._retried:
-            backend = choice.pool.take_idle()
+            backend = choice.pool.take(for_websocket=for_websocket)
             if backend is not None:
                 self.connection_ready(backend)
                 return
         # The dial has its own deadline; this one only catches a place in the queue.
-        self._arm(self._connection.timeouts.connection_s + 1.0)
-        preamble = self._connection.proxy_preamble(version) if version else b""
-        ticket = choice.pool.open(self, preamble, needs_new=self._retried)
+        self._arm(self._client.timeouts.connection_s + 1.0)
+        preamble = self._client.proxy_preamble(version) if version else b""
+        ticket = choice.pool.open(self, preamble, needs_new=self._retried, for_websocket=for_websocket)
         # It may have failed already, and another host may have been chosen since.
         if self._choice is choice:
             self._ticket = ticket
 
     def route_context(self) -> RouteContext:
         route_name = self._route.name if self._route is not None else ""
-        return route_context(self._connection, self._head, self.params, route_name)
-
-    def value_of(self, name: str) -> str:
-        """A template variable's value for this request."""
-        if self._values is None:
-            route_name = self._route.name if self._route is not None else ""
-            self._values = RequestValues(self._connection, self._head, self.params, route_name)
-        return self._values.value_of(name)
+        return route_context(self._client, self._head, self.params, route_name)
 
     # From the pool.
 
-    def connection_ready(self, connection: Http1Client) -> None:
+    def connection_ready(self, stream: ClientStream) -> None:
         self._ticket = None
         self._failure = None
-        self._backend = connection
+        self._backend = stream
+        self._backend_spoke = stream.version
+        try:
+            stream.send_request(self._request_for(stream.version), self)
+        except LocalProtocolError as error:
+            # What was accepted here cannot be written safely there.
+            self._backend = None
+            stream.cancel()
+            self._release_host()
+            failure = Failure(FailureSource.PROXY, FailureCode.HTTP_REQUEST_ERROR, error.reason)
+            self._refuse(400, failure, "The request cannot be forwarded.")
+            return
+        self._last_activity = self._window_started_at = self._context.now
+        self._arm(self._client.timeouts.socket_s)
+        # A stream that is lost at once may have brought the answer already.
+        if self._backend is stream and self._handshake is None and not self._server.request_ended:
+            self._upload_may_relay = self._head.body_length_bytes > RELAY_LEAST_BYTES
+            self._server.want_request_body()
+
+    def _request_for(self, version: int) -> RequestHead:
         choice = self._choice
         route = self._route
         assert choice is not None
         assert route is not None
         action = route.action
         assert isinstance(action, ForwardAction)
-        try:
-            request = backend_request(self._connection, self._head, route, action, choice, self.value_of)
-            connection.send_request(request, self)
-        except LocalProtocolError as error:
-            # What was accepted here cannot be written safely there.
-            self._backend = None
-            connection.cancel()
-            self._release_host()
-            failure = Failure(FailureSource.PROXY, FailureCode.HTTP_REQUEST_ERROR, error.reason)
-            self._refuse(400, failure, "The request cannot be forwarded.")
-            return
-        self._last_activity = self._window_started_at = self._context.now
-        self._arm(self._connection.timeouts.socket_s)
-        if not self._server.request_ended:
-            self._upload_may_relay = self._head.body_length_bytes > RELAY_LEAST_BYTES
-            self._server.want_request_body()
+        request = backend_request(self._client, self._head, route, action, choice, version, self.value_of)
+        if self._handshake is not None:
+            return self._handshake.request_for(version, request, self._context.env.entropy)
+        return request
 
     def connection_failed(self, failure: Failure) -> None:
         self._ticket = None
@@ -231,20 +217,20 @@ class Exchange:
         if backend is None:
             return
         self._request_bytes += len(data)
-        limit = self._connection.limits.body_bytes
+        limit = self._client.limits.body_bytes
         if limit is not None and self._request_bytes > limit:
             self._refuse_body(limit)
             return
-        backend.send_data(data)
-        stream = backend.stream
-        if stream.outgoing_bytes > HIGH_WATER_BYTES:
+        if backend.send_data(data):
+            self._backend_is_full = True
             self._server.pause_request_body()
-            stream.notify_writable = True
             self._last_activity = self._context.now
-            self._seen_sent_bytes = backend.link.bytes_sent
-        elif self._upload_may_relay and stream is backend.link:
+            self._seen_sent_bytes = backend.sent_bytes
+        elif self._upload_may_relay:
             self._upload_may_relay = False
-            self._server.relay_request_body(backend.link, RELAY_LEAST_BYTES)
+            sink = backend.request_sink
+            if sink is not None:
+                self._server.relay_request_body(sink, RELAY_LEAST_BYTES)
 
     def request_relayed(self, byte_count: int) -> None:
         """`byte_count` bytes of the request's content went to the backend past us."""
@@ -253,8 +239,13 @@ class Exchange:
     def request_end(self, trailers: Fields) -> None:
         if self._backend is not None:
             self._last_activity = self._context.now
-            self._arm(self._connection.timeouts.socket_s)
-            self._backend.send_end(trailers)
+            self._arm(self._client.timeouts.socket_s)
+            try:
+                self._backend.send_end(trailers)
+            except LocalProtocolError as error:
+                self.request_failed(
+                    Failure(FailureSource.CLIENT, FailureCode.HTTP_REQUEST_ERROR, error.reason), 400
+                )
 
     def request_failed(self, failure: Failure, status: int) -> None:
         """The request broke off in a way the client can still be told of."""
@@ -269,14 +260,16 @@ class Exchange:
         self._abort(failure)
 
     def response_writable(self) -> None:
+        self._client_is_full = False
         self._last_activity = self._context.now
         if self._backend is not None:
-            self._backend.stream.resume_reading()
+            self._backend.resume_response()
 
     # From the backend.
 
     def request_writable(self) -> None:
         # The client could not send while it was not read from, so its pace is measured anew.
+        self._backend_is_full = False
         self._last_activity = self._window_started_at = self._context.now
         self._window_request_bytes = self._request_bytes
         self._server.resume_request_body()
@@ -284,14 +277,18 @@ class Exchange:
     def response_informational(self, head: ResponseHead) -> None:
         self._last_activity = self._context.now
         fields = without_length(end_to_end_fields(head.fields, head.connection_options))
-        self._server.send_informational(ResponseHead(head.status, fields, reason=head.reason))
-        self._mind_client()
+        try:
+            is_full = self._server.send_informational(ResponseHead(head.status, fields, reason=head.reason))
+        except LocalProtocolError:
+            # An interim response may be left out (RFC 9110 §15.2).
+            return
+        if is_full:
+            self._hold_response()
 
     def response_head(self, head: ResponseHead) -> None:
-        backend = self._backend
         choice = self._choice
         route = self._route
-        assert backend is not None
+        assert self._backend is not None
         assert choice is not None
         assert route is not None
         self._last_activity = self._context.now
@@ -299,18 +296,9 @@ class Exchange:
         change = choice.group.report_response(choice.host, head.status, self._context.now)
         if change is not None:
             self._note_health(change, choice)
-        if head.status == 101:
-            self._switch_protocols(head)
+        if (head.status == 101 or self._handshake is not None) and self._switch_protocols(head):
             return
-        fields = end_to_end_fields(head.fields, head.connection_options)
-        if head.status == 204:
-            fields = without_length(fields)
-        if route.response_fields is not None:
-            fields = route.response_fields.apply(fields, self.value_of)
-        response_rules = choice.state.target.response_fields
-        if response_rules is not None:
-            fields = response_rules.apply(fields, self.value_of)
-        head.fields = fields
+        self._finish_response_fields(head)
         try:
             self._server.send_head(head)
         except LocalProtocolError as error:
@@ -321,30 +309,46 @@ class Exchange:
         self._response_begun = True
         self._relay_candidate = head.body_length_bytes > RELAY_LEAST_BYTES
 
+    def _finish_response_fields(self, head: ResponseHead) -> None:
+        """Make the fields of a backend's response those that the client gets."""
+        choice = self._choice
+        route = self._route
+        assert choice is not None
+        assert route is not None
+        fields = end_to_end_fields(head.fields, head.connection_options)
+        if head.status == 204:
+            fields = without_length(fields)
+        if route.response_fields is not None:
+            fields = route.response_fields.apply(fields, self.value_of)
+        response_rules = choice.state.target.response_fields
+        if response_rules is not None:
+            fields = response_rules.apply(fields, self.value_of)
+        head.fields = fields
+        if route.quic is not None:
+            self._advertise(head)
+
     def response_data(self, data: bytes) -> None:
         backend = self._backend
         assert backend is not None
         server = self._server
         self._response_bytes += len(data)
         self._last_activity = self._context.now
-        server.send_data(data)
+        is_full = server.send_data(data)
         if self._relay_candidate:
             self._relay_candidate = False
             link = server.link
             if link is not None and backend.relay_body(link, RELAY_LEAST_BYTES):
                 return
-        if self._connection.stream.outgoing_bytes > HIGH_WATER_BYTES:
-            self._mind_client()
+        if is_full:
+            self._hold_response()
 
-    def _mind_client(self) -> None:
+    def _hold_response(self) -> None:
         """Take no more from the backend than the client reads."""
-        connection = self._connection
-        stream = connection.stream
         backend = self._backend
-        if stream.outgoing_bytes > HIGH_WATER_BYTES and backend is not None:
-            backend.stream.pause_reading()
-            stream.notify_writable = True
-            self._seen_sent_bytes = connection.link.bytes_sent
+        if backend is not None:
+            backend.pause_response()
+            self._client_is_full = True
+            self._seen_sent_bytes = self._server.sent_bytes
 
     def response_relayed(self, byte_count: int) -> None:
         self._response_bytes += byte_count
@@ -365,12 +369,7 @@ class Exchange:
         if self._response_begun:
             self._abort(failure)
             return
-        if (
-            failure.retryable
-            and not self._retried
-            and self._head.body_length_bytes == NO_BODY
-            and self._head.method in IDEMPOTENT_METHODS
-        ):
+        if self._may_be_retried(failure):
             self._retried = True
             self._context.record(
                 "http", "request_retried", Level.INFO, backend=str(choice.pool.endpoint) if choice else ""
@@ -382,44 +381,64 @@ class Exchange:
             self._note_health(choice.group.report_response(choice.host, 502, self._context.now), choice)
         self._unavailable(failure)
 
-    # Upgrades (RFC 9110 §7.8): from here on the bytes are not HTTP.
+    def _may_be_retried(self, failure: Failure) -> bool:
+        """Whether nobody can have acted on the request, or acting twice does no harm (RFC 9110 §9.2.2)."""
+        if self._retried or self._head.body_length_bytes != NO_BODY:
+            return False
+        return failure.unprocessed or (failure.retryable and self._head.method in IDEMPOTENT_METHODS)
 
-    def _switch_protocols(self, head: ResponseHead) -> None:
+    # Upgrades (RFC 9110 §7.8) and extended CONNECT (RFC 8441): from here on the bytes are not HTTP.
+
+    def _switch_protocols(self, head: ResponseHead) -> bool:
+        """Open the tunnel that the backend agrees to. False: it does not, by an ordinary response."""
         backend = self._backend
+        handshake = self._handshake
         assert backend is not None
-        if not asks_for_websocket(self._head) or head.upgrade != b"websocket":
+        try:
+            if handshake is None:
+                raise HandshakeError(502, "unasked-for upgrade")
+            if not handshake.accepted_by(head):
+                return False
+            answer = handshake.response(head)
+            self._finish_response_fields(answer)
+            client_stream, from_client = self._server.open_tunnel(answer)
+        except (HandshakeError, LocalProtocolError) as error:
             self._drop_backend()
-            failure = Failure(FailureSource.BACKEND, FailureCode.HTTP_UPGRADE_FAILED, "unasked-for upgrade")
-            self._refuse(502, failure, "The backend switched to a protocol nobody asked for.")
-            return
+            failure = Failure(FailureSource.BACKEND, FailureCode.HTTP_UPGRADE_FAILED, error.reason)
+            self._refuse(502, failure, "The backend's answer to the WebSocket handshake is not a valid one.")
+            return True
         self._backend = None
         self._response_begun = True
-        join_upgraded(self._connection, self._server, backend, head, self._tunnel_ended)
+        backend_stream, from_backend = backend.take_over()
+        tunnel = self._tunnel = join_websocket(
+            self._context,
+            client_stream,
+            backend_stream,
+            rules=self._websocket_rules,
+            extensions=handshake.extensions,
+            timer=self._server.timer,
+            idle_s=self._client.timeouts.websocket_idle_s,
+            on_end=self._tunnel_ended,
+        )
+        if from_backend:
+            tunnel.from_backend.receive_data(from_backend)
+        if from_client and not tunnel.finished:
+            tunnel.from_client.receive_data(from_client)
+        if self._server.client_ended and not tunnel.finished:
+            tunnel.from_client.receive_eof()
+        return True
 
     def _tunnel_ended(self, failure: Failure | None) -> None:
-        tunnel = self._connection.tunnel
+        tunnel = self._tunnel
         assert tunnel is not None
         self._request_bytes += tunnel.from_client.moved_bytes
         self._response_bytes += tunnel.from_backend.moved_bytes
         self._failure = failure
         self._release_host()
         self._finish()
-        self._connection.ended()
+        self._server.tunnel_ended()
 
     # Answers of the proxy's own.
-
-    def _answer_here(self, action: HandlerAction) -> None:
-        answer = handler_response(action, self._head, self.value_of)
-        if answer is None:
-            self._status = 0
-            self._finish()
-            self._server.abort_response()
-            return
-        head, body = answer
-        route = self._route
-        if route is not None and route.response_fields is not None:
-            head.fields = route.response_fields.apply(head.fields, self.value_of)
-        self._send_own(head, body)
 
     def _refuse_body(self, limit: int) -> None:
         failure = Failure(FailureSource.CLIENT, FailureCode.HTTP_REQUEST_DENIED, "body too large")
@@ -434,51 +453,23 @@ class Exchange:
         self._unavailable(self._failure or failure)
 
     def _unavailable(self, failure: Failure) -> None:
-        self._refuse(status_for(failure), failure, "")
-
-    def _refuse(self, status: int, failure: Failure | None, explanation: str) -> None:
-        """Answer with an error of the proxy's own."""
-        self._failure = failure
+        status = status_for(failure)
         retry_after_s = None
         if status == 503 and self._selection is not None:
             retry_after_s = self._selection.retry_after_s()
-        head, body = error_response(
-            status,
-            failure,
-            proxy_name=self._connection.generation.configuration.server_name,
-            explanation=explanation,
-            accept=b", ".join([value for name, value in self._head.fields if name == b"accept"]),
-            retry_after_s=retry_after_s,
-        )
-        self._send_own(head, body)
-
-    def _send_own(self, head: ResponseHead, body: bytes) -> None:
-        server = self._server
-        self._status = head.status
-        server.discard_request_body()
-        if not server.request_ended:
-            server.close_after_response()
-        head.fields.append((b"date", self._connection.http_date()))
-        if self._head.method == b"HEAD":
-            head.body_length_bytes = NO_BODY
-            body = b""
-        server.send_head(head)
-        if body:
-            server.send_data(body)
-            self._response_bytes += len(body)
-        self._finish()
-        server.send_end([])
+        self._refuse(status, failure, "", retry_after_s=retry_after_s)
 
     # Deadlines.
 
     def _arm(self, delay_s: float) -> None:
-        self._context.set_timer(self._connection.timer, delay_s)
+        self._context.set_timer(self._server.timer, delay_s)
 
     def deadline_passed(self) -> None:
         """Someone has been silent too long, or only slow: see who."""
-        connection = self._connection
+        client = self._client
+        timer = self._server.timer
         now = self._context.now
-        socket_s = connection.timeouts.socket_s
+        socket_s = client.timeouts.socket_s
         backend = self._backend
         if backend is None:
             failure = Failure(FailureSource.BACKEND, FailureCode.CONNECTION_TIMEOUT, "no connection in time")
@@ -486,14 +477,14 @@ class Exchange:
             self._unavailable(failure)
             return
         self._note_progress(backend)
-        if not self._server.request_ended and not backend.stream.notify_writable:
+        if not self._server.request_ended and not self._backend_is_full:
             window_ends_at = self._window_started_at + socket_s
             if now < window_ends_at:
-                self._context.timers.set(connection.timer, window_ends_at)
+                self._context.timers.set(timer, window_ends_at)
                 return
             request_bytes = self._request_bytes + self._server.relayed_request_bytes
             received = request_bytes - self._window_request_bytes
-            if received >= connection.limits.body_rate_bytes_per_s * socket_s:
+            if received >= client.limits.body_rate_bytes_per_s * socket_s:
                 self._window_request_bytes = request_bytes
                 self._window_started_at = self._last_activity = now
             elif not self._response_begun:
@@ -504,25 +495,25 @@ class Exchange:
                 return
         silent_until = self._last_activity + socket_s
         if now < silent_until:
-            self._context.timers.set(connection.timer, silent_until)
+            self._context.timers.set(timer, silent_until)
         else:
             self._time_out()
 
-    def _note_progress(self, backend: Http1Client) -> None:
+    def _note_progress(self, backend: ClientStream) -> None:
         """Count what went on out of the exchange's sight as activity."""
         sent = self._seen_sent_bytes
         if backend.relayed_bytes:
             sent = backend.relayed_bytes
-        elif self._connection.stream.notify_writable:
-            sent = self._connection.link.bytes_sent
-        elif backend.stream.notify_writable:
-            sent = backend.link.bytes_sent
+        elif self._client_is_full:
+            sent = self._server.sent_bytes
+        elif self._backend_is_full:
+            sent = backend.sent_bytes
         if sent != self._seen_sent_bytes:
             self._seen_sent_bytes = sent
             self._last_activity = self._context.now
 
     def _time_out(self) -> None:
-        client_stalls = self._connection.stream.notify_writable
+        client_stalls = self._client_is_full
         choice = self._choice
         self._drop_backend()
         if client_stalls:
@@ -576,20 +567,8 @@ class Exchange:
                 "upstream", change, Level.WARNING, backend=str(choice.pool.endpoint), host=choice.host.name
             )
 
-    def _finish(self) -> None:
-        """The exchange is over; say so in the access log."""
-        if self._context.wants_access_records:
-            choice = self._choice
-            self._context.records.append(
-                exchange_record(
-                    self._connection,
-                    self._head,
-                    route=self._route.name if self._route is not None else "",
-                    backend=str(choice.pool.endpoint) if choice is not None else "",
-                    started_at=self._started_at,
-                    bytes_received=self._request_bytes,
-                    bytes_sent=self._response_bytes,
-                    status=self._status,
-                    failure=self._failure,
-                )
-            )
+    def _backend_name(self) -> str:
+        return str(self._choice.pool.endpoint) if self._choice is not None else ""
+
+    def _backend_version(self) -> int:
+        return self._backend_spoke

@@ -27,6 +27,8 @@ _DROPPED = (
     | frozenset(name.replace(b"-", b"_") for name in _HOP_BY_HOP)
     # `Connection: close` nominates a field of that name too.
     | {b"close"}
+    # A backend's alternatives are not ours: its ports would be taken for this proxy's (RFC 7838 §2).
+    | {b"alt-svc"}
     # No field of HTTP, but CGI passes it on as HTTP_PROXY, which clients obey (CVE-2016-5385).
     | {b"proxy"}
 )

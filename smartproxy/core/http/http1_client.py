@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from smartproxy.core.context import Context
 from smartproxy.core.failure import Failure, FailureCode, FailureSource
+from smartproxy.core.http.client_stream import ResponseReceiver
 from smartproxy.core.http.messages import (
     NO_BODY,
     UNKNOWN_LENGTH,
@@ -16,7 +17,7 @@ from smartproxy.core.http.messages import (
     ResponseHead,
 )
 from smartproxy.core.ops import RelayOutcome, StartRelay
-from smartproxy.core.stream import DEAF, ByteStream, Link
+from smartproxy.core.stream import DEAF, HIGH_WATER_BYTES, ByteStream, Link
 from smartproxy.core.timers import Timer
 from smartproxy.core.wire.http1 import (
     Http1Error,
@@ -28,18 +29,6 @@ from smartproxy.core.wire.http1 import (
 
 if TYPE_CHECKING:
     from smartproxy.core.upstream.pool import Pool
-
-
-class ResponseReceiver(Protocol):
-    """Who asked: hears the response to the request it sent."""
-
-    def response_informational(self, head: ResponseHead) -> None: ...
-    def response_head(self, head: ResponseHead) -> None: ...
-    def response_data(self, data: bytes) -> None: ...
-    def response_relayed(self, byte_count: int) -> None: ...
-    def response_end(self, trailers: Fields) -> None: ...
-    def response_failed(self, failure: Failure) -> None: ...
-    def request_writable(self) -> None: ...
 
 
 class Http1Client:
@@ -106,8 +95,26 @@ class Http1Client:
         self.requests_sent += 1
         self.stream.write(data)
 
-    def send_data(self, data: bytes) -> None:
-        self.stream.write(encode_chunk(data) if self._chunked_request else data)
+    @property
+    def version(self) -> int:
+        return 11
+
+    @property
+    def sent_bytes(self) -> int:
+        return self.link.bytes_sent
+
+    @property
+    def request_sink(self) -> Link | None:
+        """The bare link, when no TLS is between."""
+        return self.link if self.stream is self.link else None
+
+    def send_data(self, data: bytes) -> bool:
+        stream = self.stream
+        stream.write(encode_chunk(data) if self._chunked_request else data)
+        if stream.outgoing_bytes > HIGH_WATER_BYTES:
+            stream.notify_writable = True
+            return True
+        return False
 
     def send_end(self, trailers: Fields) -> None:
         self._request_ended = True
@@ -123,11 +130,17 @@ class Http1Client:
     def reused(self) -> bool:
         return self.requests_sent > 1
 
-    def take_over(self) -> bytes:
-        """Give the stream away after a 101; returns what came behind its head."""
+    def pause_response(self) -> None:
+        self.stream.pause_reading()
+
+    def resume_response(self) -> None:
+        self.stream.resume_reading()
+
+    def take_over(self) -> tuple[ByteStream, bytes]:
+        """Give the stream away after a 101; returns what came behind its head too."""
         self.receiver = None
         self._forget()
-        return self._decoder.take_buffered()
+        return self.stream, self._decoder.take_buffered()
 
     def relay_body(self, sink: Link, least_bytes: int) -> bool:
         """Let the driver move the rest of this response's body to `sink`, where that is possible.

@@ -18,6 +18,7 @@ from smartproxy.core.http.messages import (
 from smartproxy.core.ops import RelayOutcome, StartRelay
 from smartproxy.core.records import Level
 from smartproxy.core.stream import HIGH_WATER_BYTES, ByteStream, Link
+from smartproxy.core.timers import Timer
 from smartproxy.core.wire.http1 import (
     Http1Error,
     RequestDecoder,
@@ -66,7 +67,7 @@ class Http1Server:
     def __init__(self, connection: ClientConnection, stream: ByteStream, first_byte_at: float | None) -> None:
         self._connection = connection
         self.stream = stream
-        self._decoder = RequestDecoder(connection.http1_limits)
+        self._decoder = RequestDecoder(connection.generation.http1_limits)
         self._exchange: Exchange | None = None
         self._request: RequestHead | None = None
         self._request_ended = True
@@ -244,6 +245,15 @@ class Http1Server:
     # What the exchange asks for.
 
     @property
+    def timer(self) -> Timer:
+        """The connection's: there is one exchange at a time."""
+        return self._connection.timer
+
+    @property
+    def sent_bytes(self) -> int:
+        return self._connection.link.bytes_sent
+
+    @property
     def link(self) -> Link | None:
         """The bare link, when no TLS is between."""
         return self.stream if isinstance(self.stream, Link) else None
@@ -273,13 +283,14 @@ class Http1Server:
     def request_ended(self) -> bool:
         return self._request_ended
 
-    def send_informational(self, head: ResponseHead) -> None:
+    def send_informational(self, head: ResponseHead) -> bool:
         """Pass on a 1xx; HTTP/1.0 knows none (RFC 9110 §15.2)."""
         assert self._request is not None
         if head.status == 100:
             self._awaits_continue = False
         if self._request.version >= 11:
             self.stream.write(encode_response_head(head))
+        return self._is_full()
 
     def send_head(self, head: ResponseHead) -> None:
         """Write a final response's head. Raises `LocalProtocolError` if a field cannot be written."""
@@ -303,8 +314,17 @@ class Http1Server:
             fields.append(_KEEP_ALIVE)
         self.stream.write(encode_response_head(head))
 
-    def send_data(self, data: bytes) -> None:
-        self.stream.write(encode_chunk(data) if self._chunked_response else data)
+    def send_data(self, data: bytes) -> bool:
+        stream = self.stream
+        stream.write(encode_chunk(data) if self._chunked_response else data)
+        return stream.outgoing_bytes > HIGH_WATER_BYTES and self._is_full()
+
+    def _is_full(self) -> bool:
+        stream = self.stream
+        if stream.outgoing_bytes > HIGH_WATER_BYTES:
+            stream.notify_writable = True
+            return True
+        return False
 
     def send_end(self, trailers: Fields) -> None:
         """The response is complete; the exchange is over."""
@@ -373,12 +393,15 @@ class Http1Server:
         self.stream.abort()
         self._connection.ended()
 
-    def switch_protocols(self, head: ResponseHead) -> bytes:
-        """Write the 101 and give the stream away; returns what the client sent behind its request."""
+    def open_tunnel(self, head: ResponseHead) -> tuple[ByteStream, bytes]:
+        """Write the 101 and give the stream away; returns what the client sent behind its request too."""
         self.stream.write(encode_response_head(head))
         self._exchange = None
         self._lingering = True
-        return self._decoder.take_buffered()
+        return self.stream, self._decoder.take_buffered()
+
+    def tunnel_ended(self) -> None:
+        self._connection.ended()
 
     def close_after_response(self) -> None:
         self._must_close = True

@@ -10,7 +10,7 @@ from smartproxy.core.routing.paths import normalise_path
 from smartproxy.core.routing.table import FirstBytes, RouteHit
 
 if TYPE_CHECKING:
-    from smartproxy.core.downstream.connection import ClientConnection
+    from smartproxy.core.downstream.client import ClientFacts
 
 
 class RequestRefused(Exception):
@@ -27,12 +27,12 @@ def _client_error(status: int, code: FailureCode, detail: str, explanation: str)
     return RequestRefused(status, Failure(FailureSource.CLIENT, code, detail), explanation)
 
 
-def route_request(connection: ClientConnection, head: RequestHead) -> tuple[RouteHit, str]:
+def route_request(client: ClientFacts, head: RequestHead) -> tuple[RouteHit, str]:
     """The route of a request and its normalised path. Raises `RequestRefused`."""
-    if head.method == b"CONNECT":
+    if head.method == b"CONNECT" or (head.protocol and head.protocol != b"websocket"):
         raise _client_error(501, FailureCode.HTTP_REQUEST_DENIED, "CONNECT", "CONNECT is not supported.")
     try:
-        host = connection.host_of(head.authority) or None
+        host = client.host_of(head.authority) or None
     except ValueError as error:
         raise _client_error(
             400, FailureCode.HTTP_REQUEST_ERROR, str(error), "The request's host is not valid."
@@ -45,20 +45,20 @@ def route_request(connection: ClientConnection, head: RequestHead) -> tuple[Rout
             "ambiguous path",
             "The path can be read in more than one way.",
         )
-    plan = connection.plan
-    served_tls = connection.served_tls
+    plan = client.plan
+    served_tls = client.served_tls
     hit = plan.match_request(
-        connection.client_number,
+        client.client_number,
         host,
         path,
         head.method,
         head.fields,
-        tls_version=connection.tls_version or None,
+        tls_version=client.tls_version or None,
         terminated_tls=served_tls is not None,
     )
     if hit is None:
         if served_tls is not None:
-            _refuse_misdirected(connection, host)
+            _refuse_misdirected(client, host)
         elif plan.may_need_tls and not plan.may_need_http:
             raise _client_error(
                 400,
@@ -70,29 +70,29 @@ def route_request(connection: ClientConnection, head: RequestHead) -> tuple[Rout
             404,
             Failure(FailureSource.PROXY, FailureCode.NO_ROUTE, f"{host}{path}"),
             f"No route matches {head.method.decode('latin-1')} {path} on host "
-            f"{host or '(none)'} and port {connection.local_port}.",
+            f"{host or '(none)'} and port {client.local_port}.",
         )
     route = hit.route
     if (
         served_tls is not None
-        and route is not connection.route
-        and connection.certificates.lookup(host, route) is not served_tls
+        and route is not client.route
+        and client.certificates.lookup(host, route) is not served_tls
     ):
         raise _misdirected(host)
-    if not connection.allowed_by(route):
+    if not client.allowed_by(route):
         raise _client_error(
             403, FailureCode.ACCESS_DENIED, f"route {route.name}", "Access from your address is not allowed."
         )
     return hit, path
 
 
-def _refuse_misdirected(connection: ClientConnection, host: str | None) -> None:
+def _refuse_misdirected(client: ClientFacts, host: str | None) -> None:
     """Refuse a name that a route of another TLS serves, passthrough ones included (RFC 9110 §15.5.20)."""
-    other = connection.plan.match_connection(connection.client_number, host, FirstBytes.TLS)
+    other = client.plan.match_connection(client.client_number, host, FirstBytes.TLS)
     if (
         other is not None
-        and other is not connection.route
-        and connection.certificates.lookup(host, other) is not connection.served_tls
+        and other is not client.route
+        and client.certificates.lookup(host, other) is not client.served_tls
     ):
         raise _misdirected(host)
 

@@ -8,18 +8,18 @@ from smartproxy.core.http.messages import RequestHead
 from smartproxy.core.upstream.selection import RouteContext
 
 if TYPE_CHECKING:
-    from smartproxy.core.downstream.connection import ClientConnection
+    from smartproxy.core.downstream.client import ClientFacts
 
 
 class RequestValues:
     """One request's template values, made when they are asked for."""
 
-    __slots__ = ("_connection", "_head", "_params", "_request_id", "_route_name")
+    __slots__ = ("_client", "_head", "_params", "_request_id", "_route_name")
 
     def __init__(
-        self, connection: ClientConnection, head: RequestHead, params: dict[str, str], route_name: str
+        self, client: ClientFacts, head: RequestHead, params: dict[str, str], route_name: str
     ) -> None:
-        self._connection = connection
+        self._client = client
         self._head = head
         self._params = params
         self._route_name = route_name
@@ -32,22 +32,22 @@ class RequestValues:
         if name.startswith("header."):
             wanted = name[7:].lower().encode("latin-1", "replace")
             return ", ".join(v.decode("latin-1") for n, v in self._head.fields if n == wanted)
-        connection = self._connection
+        client = self._client
         match name:
             case "clientIp":
-                return connection.client_ip
+                return client.client_ip
             case "clientPort":
-                return str(connection.client[1])
+                return str(client.client[1])
             case "domain":
-                return connection.host_of(self._head.authority)
+                return client.host_of(self._head.authority)
             case "path":
                 return self._head.target.partition(b"?")[0].decode("ascii", "replace")
             case "port":
-                return str(connection.local_port)
+                return str(client.local_port)
             case "method":
                 return self._head.method.decode("ascii")
             case "scheme":
-                return "https" if connection.tls_version else "http"
+                return "https" if client.tls_version else "http"
             case "routeName":
                 return self._route_name
             case "uuid":
@@ -55,13 +55,13 @@ class RequestValues:
             case "requestId":
                 return self.request_id()
             case "timestamp":
-                return str(int(connection.context.env.wall_clock()))
+                return str(int(client.context.env.wall_clock()))
             case "tlsVersion":
-                return connection.tls_version
+                return client.tls_version
         return ""
 
     def _uuid(self) -> str:
-        random = bytearray(self._connection.context.env.entropy(16))
+        random = bytearray(self._client.context.env.entropy(16))
         # RFC 9562 §5.4: version 4, variant 10.
         random[6] = random[6] & 0x0F | 0x40
         random[8] = random[8] & 0x3F | 0x80
@@ -76,20 +76,20 @@ class RequestValues:
 
 
 def route_context(
-    connection: ClientConnection, head: RequestHead, params: dict[str, str], route_name: str
+    client: ClientFacts, head: RequestHead, params: dict[str, str], route_name: str
 ) -> RouteContext:
     """What a host or port function of the user's is told of a request."""
     path, _, query = head.target.partition(b"?")
     return RouteContext(
-        port=connection.local_port,
-        client_ip=connection.client_ip,
-        client_port=connection.client[1],
+        port=client.local_port,
+        client_ip=client.client_ip,
+        client_port=client.client[1],
         route_name=route_name,
-        domain=connection.host_of(head.authority),
+        domain=client.host_of(head.authority),
         path=path.decode("ascii", "replace"),
         query=query.decode("ascii", "replace"),
         method=head.method.decode("ascii"),
-        tls_version=connection.tls_version,
+        tls_version=client.tls_version,
         headers={name.decode("latin-1"): value.decode("latin-1") for name, value in head.fields},
         params=params,
     )

@@ -16,12 +16,12 @@ BULK_AFTER_BYTES = 256 * 1024
 """A direction that has moved this much is bulk: the driver moves its bytes from then on."""
 
 
-class _Direction:
+class Direction:
     """The handler of `source`: moves what comes from it into `sink`."""
 
     __slots__ = ("back", "ended", "moved_bytes", "relay", "relay_seen_bytes", "sink", "source", "tunnel")
 
-    back: _Direction
+    back: Direction
 
     def __init__(self, tunnel: Tunnel, source: ByteStream, sink: ByteStream) -> None:
         self.tunnel = tunnel
@@ -69,13 +69,16 @@ class _Direction:
             self.tunnel.context.cancel_relay(relay)
             self.moved_bytes += relay.moved_bytes
         self.tunnel.last_activity = self.tunnel.context.now
+        self.pass_on_eof()
+        if self.back.ended:
+            self.tunnel.end(None)
+
+    def pass_on_eof(self) -> None:
         sink = self.sink
         if isinstance(sink, TlsStream) and not getattr(self.source, "eof_is_clean", True):
             # What may have been cut must not be told on as complete (RFC 8446 §6.1).
             sink = sink.below
         sink.shut_down_writing()
-        if self.back.ended:
-            self.tunnel.end(None)
 
     def stream_writable(self) -> None:
         # This stream is the sink of the other direction: its source may go on.
@@ -125,8 +128,8 @@ class Tunnel:
         self.finished = False
         self._on_end = on_end
         self.can_relay = isinstance(client, Link) and isinstance(backend, Link)
-        self.from_client = _Direction(self, client, backend)
-        self.from_backend = _Direction(self, backend, client)
+        self.from_client = self._direction(client, backend)
+        self.from_backend = self._direction(backend, client)
         self.from_client.back = self.from_backend
         self.from_backend.back = self.from_client
         client.handler = self.from_client
@@ -135,15 +138,23 @@ class Tunnel:
         timer.callback = self._check_deadline
         client.resume_reading()
         backend.resume_reading()
-        self._arm()
+        self.arm()
 
-    def _arm(self) -> None:
+    def _direction(self, source: ByteStream, sink: ByteStream) -> Direction:
+        return Direction(self, source, sink)
+
+    @property
+    def close_code(self) -> int | None:
+        """The first WebSocket close code seen or sent (RFC 6455 §7.4); None where no frames are opened."""
+        return None
+
+    def arm(self) -> None:
         self.context.timers.set(self.timer, min(self.last_activity + self.idle_s, self.expires_at))
 
     def _check_deadline(self) -> None:
         now = self.context.now
         if now >= self.expires_at:
-            self.end(Failure(FailureSource.PROXY, FailureCode.LIFETIME_REACHED), aborted=True)
+            self.go_away(Failure(FailureSource.PROXY, FailureCode.LIFETIME_REACHED))
             return
         for direction in (self.from_client, self.from_backend):
             relay = direction.relay
@@ -153,10 +164,14 @@ class Tunnel:
                 self.last_activity = now
         # Written as it was armed: the difference may round to less than `idle_s` at its very deadline.
         if now >= self.last_activity + self.idle_s:
-            # By reset: a clean end-of-file would say that the other side had finished.
-            self.end(Failure(FailureSource.PROXY, FailureCode.IDLE_TIMEOUT), aborted=True)
+            self.go_away(Failure(FailureSource.PROXY, FailureCode.IDLE_TIMEOUT))
         else:
-            self._arm()
+            self.arm()
+
+    def go_away(self, failure: Failure) -> None:
+        """End the tunnel though neither side has: it is idle, too old, or in the way of a shutdown."""
+        # By reset: a clean end-of-file would say that the other side had finished.
+        self.end(failure, aborted=True)
 
     def end(self, failure: Failure | None, *, aborted: bool = False) -> None:
         """Close both streams: after what is queued when all ended well, else at once, by reset."""

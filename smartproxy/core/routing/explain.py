@@ -23,6 +23,7 @@ from smartproxy.core.routing.table import (
     OrderKey,
     asks_for_http,
     carries_http,
+    carries_http3,
     carries_raw,
     order_key,
     passes_tls,
@@ -39,7 +40,7 @@ class RouteQuery:
     """A connection, and the request on it, to be explained.
 
     `protocol` is `HTTP`, or `TCP` for bytes that are not HTTP; with `transport` UDP also
-    `UDP`, `QUIC` or `HTTP3`. With `tls` the host is also the server name of the
+    `UDP`, `QUIC` or `HTTP3`, which `HTTP` then means too. With `tls` the host is also the server name of the
     TLS connection. `path` is the target of the request, as a client sends it.
     """
 
@@ -129,8 +130,10 @@ def _describe(query: RouteQuery) -> str:
     name = f"[{host}]" if ":" in host and not host.startswith("[") else host
     where = f"port {query.port}, client {query.client_ip}"
     if query.protocol is MatchProtocol.HTTP or query.protocol is MatchProtocol.HTTP3:
-        scheme = "https" if query.tls or query.transport is Transport.UDP else "http"
+        over_quic = _is_http3(query)
+        scheme = "https" if query.tls or over_quic else "http"
         method = query.method.decode("ascii", "replace")
+        where += ", HTTP/3" if over_quic else ""
         return f"{method} {scheme}://{name or '(no host)'}{query.path} ({where})"
     tls = " inside TLS" if query.tls else ""
     return f"{query.protocol.value}{tls} to {name or '(no name)'} ({where})"
@@ -193,8 +196,14 @@ def _normalise(query: RouteQuery) -> _Facts:
     path = normalise_path(query.path.encode("utf-8", "surrogateescape"))
     if path is None:
         raise _RefusedError(f"400, the path {query.path!r} can be read in more than one way")
-    tls_version = (query.tls_version or "TLSv1.3") if query.tls else None
+    has_tls = query.tls or _is_http3(query)
+    tls_version = (query.tls_version or "TLSv1.3") if has_tls else None
     return _Facts(query, ip_number(query.client_ip), host, path, tls_version)
+
+
+def _is_http3(query: RouteQuery) -> bool:
+    is_http = query.protocol is MatchProtocol.HTTP or query.protocol is MatchProtocol.HTTP3
+    return is_http and query.transport is Transport.UDP
 
 
 def _decide(
@@ -349,13 +358,20 @@ def _terminated_failure(route: Route) -> str | None:
 
 
 def _datagram_failure(route: Route, pattern: PathPattern | None, facts: _Facts) -> str | None:
+    if _is_http3(facts.query):
+        if route.quic is None:
+            return "it serves no HTTP/3"
+        if not terminates_tls(route):
+            return "it does not terminate the TLS of HTTP/3"
+        if not carries_http3(route):
+            knows_http = route.match.protocol in (None, MatchProtocol.HTTP, MatchProtocol.HTTP3)
+            return "its handler knows no HTTP" if knows_http else _protocol_failure(route, "http3")
+        return _request_failure(route, pattern, facts)
+    if route.quic is not None:
+        return "its UDP is for HTTP/3"
     given = facts.query.protocol
-    if given is MatchProtocol.HTTP:
-        given = MatchProtocol.HTTP3
     if route.match.protocol is not None and route.match.protocol is not given:
         return _protocol_failure(route, given.value)
-    if given is MatchProtocol.HTTP3:
-        return _request_failure(route, pattern, facts)
     return _raw_failure(route, facts)
 
 

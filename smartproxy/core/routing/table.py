@@ -77,6 +77,13 @@ def carries_http(route: Route) -> bool:
     return route.match.protocol in (None, MatchProtocol.HTTP)
 
 
+def carries_http3(route: Route) -> bool:
+    """Whether HTTP/3 requests are the route's."""
+    if route.quic is None or (isinstance(route.action, HandlerAction) and route.action.kind in _RAW_HANDLERS):
+        return False
+    return route.match.protocol in (None, MatchProtocol.HTTP, MatchProtocol.HTTP3)
+
+
 def carries_raw(route: Route) -> bool:
     """Whether bytes that are not HTTP are the route's, once any TLS is off."""
     action = route.action
@@ -248,29 +255,38 @@ class PortPlan:
         "routes",
     )
 
-    def __init__(self, entries: Sequence[_Entry]) -> None:
-        """From the entries of the port's routes, by ascending rank."""
+    def __init__(self, entries: Sequence[_Entry], *, is_quic: bool = False) -> None:
+        """From the entries of the port's routes, by ascending rank.
+
+        With `is_quic` it is a UDP port's plan: connections have TLS and carry HTTP/3 only.
+        """
         #: In the order written.
         self.routes = tuple(sorted({entry.route for entry in entries}, key=lambda route: route.position))
         #: What the port's connections begin with; None for no PROXY header.
+        policies = [] if is_quic else [route.match.proxy_protocol for route in self.routes]
         self.proxy_protocol: ProxyProtocolPolicy | None = next(
-            (route.match.proxy_protocol for route in self.routes if route.match.proxy_protocol is not None),
-            None,
+            (policy for policy in policies if policy is not None), None
         )
-        plain_http = [e for e in entries if e.route.action.tls is None and carries_http(e.route)]
-        tls_http = [e for e in entries if e.terminates_tls and carries_http(e.route)]
-        raw = [e for e in entries if passes_tls(e.route) and not asks_for_http(e.route)]
-        tls_first = [
-            e for e in entries if e.terminates_tls and (carries_http(e.route) or carries_raw(e.route))
-        ]
-        tls_first = sorted(tls_first + raw, key=lambda entry: entry.rank)
+        plain_http: list[_Entry] = []
+        raw: list[_Entry] = []
+        decrypted: list[_Entry] = []
+        if is_quic:
+            tls_http = tls_first = [e for e in entries if e.terminates_tls and carries_http3(e.route)]
+        else:
+            plain_http = [e for e in entries if e.route.action.tls is None and carries_http(e.route)]
+            tls_http = [e for e in entries if e.terminates_tls and carries_http(e.route)]
+            raw = [e for e in entries if passes_tls(e.route) and not asks_for_http(e.route)]
+            decrypted = [
+                e for e in entries if e.terminates_tls and carries_raw(e.route) and not asks_for_http(e.route)
+            ]
+            tls_first = [
+                e for e in entries if e.terminates_tls and (carries_http(e.route) or carries_raw(e.route))
+            ]
+            tls_first = sorted(tls_first + raw, key=lambda entry: entry.rank)
         self._plain_http = _index(plain_http, by_path=True)
         self._tls_http = _index(tls_http, by_path=True)
         self._tls_first = _index(tls_first, by_path=False)
-        self._decrypted = _index(
-            [e for e in entries if e.terminates_tls and carries_raw(e.route) and not asks_for_http(e.route)],
-            by_path=False,
-        )
+        self._decrypted = _index(decrypted, by_path=False)
         self._http_first = [e for e in plain_http if not e.tls_versions]
         self._silent = [
             e for e in raw if e.route.action.tls is None and e.domain is None and not e.tls_versions
@@ -388,13 +404,14 @@ class PortPlan:
 class RouteTable:
     """All routes, compiled. Raises ValueError for a path pattern that is malformed."""
 
-    __slots__ = ("_plans", "routes")
+    __slots__ = ("_plans", "_quic_plans", "routes")
 
     def __init__(self, routes: Sequence[Route]) -> None:
         #: In the order written.
         self.routes = tuple(routes)
         keyed: list[tuple[OrderKey, _Entry]] = []
-        entries: dict[Route, list[_Entry]] = {}
+        by_tcp: dict[Route, list[_Entry]] = {}
+        by_quic: dict[Route, list[_Entry]] = {}
         for route in self.routes:
             pattern = PathPattern.compile(route.match.path) if route.match.path is not None else None
             domains: Iterable[str | None] = dict.fromkeys(route.match.domains) or (None,)
@@ -403,9 +420,13 @@ class RouteTable:
         keyed.sort(key=lambda pair: pair[0], reverse=True)
         for rank, (_, entry) in enumerate(keyed):
             entry.rank = rank
-            if entry.route.match.transport is not Transport.UDP:
-                entries.setdefault(entry.route, []).append(entry)
-        self._plans = _plans(entries)
+            transport = entry.route.match.transport
+            if transport is not Transport.UDP:
+                by_tcp.setdefault(entry.route, []).append(entry)
+            if transport is not Transport.TCP and entry.route.quic is not None:
+                by_quic.setdefault(entry.route, []).append(entry)
+        self._plans = _plans(by_tcp, is_quic=False)
+        self._quic_plans = _plans(by_quic, is_quic=True)
 
     def listening_ports(self) -> tuple[int, ...]:
         """Every TCP port that a route asks for, ascending."""
@@ -415,6 +436,18 @@ class RouteTable:
         """The routes of a TCP port as it was configured (0 stays 0); None when no route asks for it."""
         return self._plans.get(listening_port)
 
+    def udp_listening_ports(self) -> tuple[int, ...]:
+        """Every UDP port that a route asks for, ascending: those where HTTP/3 is served."""
+        return tuple(sorted(self._quic_plans))
+
+    def quic_port(self, listening_port: int) -> PortPlan | None:
+        """The routes that serve HTTP/3 on a UDP port as it was configured; None when none does.
+
+        Of its plan `match_connection` with `FirstBytes.TLS` and `match_request` with
+        `terminated_tls` find routes; nothing in QUIC is plain or raw.
+        """
+        return self._quic_plans.get(listening_port)
+
     def explain(self, query: RouteQuery) -> Explanation:
         """Which route wins, and why each other one lost."""
         from smartproxy.core.routing.explain import explain
@@ -422,7 +455,7 @@ class RouteTable:
         return explain(self, query)
 
 
-def _plans(entries: dict[Route, list[_Entry]]) -> dict[int, PortPlan]:
+def _plans(entries: dict[Route, list[_Entry]], *, is_quic: bool) -> dict[int, PortPlan]:
     """One plan for each set of routes that some port has; the ports between two range ends have the same."""
     begins: dict[int, list[Route]] = {}
     ends: dict[int, list[Route]] = {}
@@ -447,6 +480,6 @@ def _plans(entries: dict[Route, list[_Entry]]) -> dict[int, PortPlan]:
         plan = by_routes.get(key)
         if plan is None:
             ranked = sorted((entry for route in covers for entry in entries[route]), key=lambda e: e.rank)
-            plan = by_routes[key] = PortPlan(ranked)
+            plan = by_routes[key] = PortPlan(ranked, is_quic=is_quic)
         plans.update(dict.fromkeys(range(edge, next_edge), plan))
     return plans

@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from smartproxy.core.configuration import OriginTls, Timeouts
+from smartproxy.core.configuration import BackendProtocol, OriginTls, Timeouts
 from smartproxy.core.context import Context
 from smartproxy.core.failure import Failure, FailureCode, FailureSource, LostReason
 from smartproxy.core.ops import UNIX_PORT, Address, Opened, OpenStream, OperationFailed, Result
@@ -16,7 +16,7 @@ from smartproxy.core.timers import Timer
 from smartproxy.core.upstream.resolver import Lookup, Resolver
 from smartproxy.core.wire.tls import TlsStream
 
-_CONNECT_FAILURES = {
+CONNECT_FAILURES = {
     LostReason.REFUSED: FailureCode.CONNECTION_REFUSED,
     LostReason.TIMED_OUT: FailureCode.CONNECTION_TIMEOUT,
     LostReason.UNREACHABLE: FailureCode.DESTINATION_IP_UNROUTABLE,
@@ -33,6 +33,8 @@ class Endpoint:
     """A name, an IP address, or with `port == UNIX_PORT` a unix socket's path."""
     port: int
     tls: OriginTls | None = None
+    protocol: BackendProtocol = BackendProtocol.AUTO
+    """Which HTTP version is spoken; raw streams do not mind it."""
 
     def __str__(self) -> str:
         if self.port == UNIX_PORT:
@@ -53,12 +55,14 @@ def interleave_families(addresses: tuple[str, ...]) -> list[str]:
 class Dial:
     """One attempt to reach an endpoint, over all its addresses, within `timeouts.connection_s`.
 
+    `alpn` is what TLS offers, best first; the stream tells what was chosen of it.
     Ends in `on_connected(stream, link)` or `on_failed(failure)`, once, unless
     `cancel()` came first; then every operation of it has been withdrawn.
     """
 
     __slots__ = (
         "_addresses",
+        "_alpn",
         "_attempts",
         "_context",
         "_endpoint",
@@ -86,6 +90,7 @@ class Dial:
         *,
         new_link: Callable[[Address], Link],
         preamble: bytes = b"",
+        alpn: tuple[bytes, ...] = (),
         on_connected: Callable[[ByteStream, Link], None],
         on_failed: Callable[[Failure], None],
     ) -> None:
@@ -95,6 +100,7 @@ class Dial:
         self._timeouts = timeouts
         self._new_link = new_link
         self._preamble = preamble
+        self._alpn = alpn
         self._on_connected = on_connected
         self._on_failed = on_failed
         self._addresses: list[str] = []
@@ -175,7 +181,7 @@ class Dial:
             self._opened(operation.link)
             return
         assert isinstance(result, OperationFailed)
-        code = _CONNECT_FAILURES.get(result.reason, FailureCode.DESTINATION_UNAVAILABLE)
+        code = CONNECT_FAILURES.get(result.reason, FailureCode.DESTINATION_UNAVAILABLE)
         detail = f"{operation.address[0]}: {result.detail or result.reason.value}"
         self._last_failure = Failure(FailureSource.BACKEND, code, detail, retryable=True)
         if self._addresses:
@@ -200,7 +206,7 @@ class Dial:
         try:
             stream = TlsStream(
                 link,
-                tls.context,
+                tls.context_for(self._alpn),
                 server_side=False,
                 server_name=name,
                 on_established=self._tls_established,

@@ -30,6 +30,9 @@ class MultiplexedClient(Protocol):
     def takes_extended_connect(self) -> bool | None:
         """Whether the backend has announced it (RFC 8441, RFC 9220); None: its SETTINGS are not here yet."""
 
+    def begin(self) -> None:
+        """The pool knows it now: from here on, and not before, it may call its owner."""
+
     def open_stream(self) -> ClientStream:
         """A stream for one request, which counts from now on. Only while there are `free_streams`."""
 

@@ -7,7 +7,7 @@ from math import inf
 from smartproxy.core.configuration import HealthCheck
 from smartproxy.core.context import Context
 from smartproxy.core.failure import Failure
-from smartproxy.core.http.http1_client import Http1Client
+from smartproxy.core.http.client_stream import ClientStream
 from smartproxy.core.http.messages import Fields, RequestHead, ResponseHead
 from smartproxy.core.ops import UNIX_PORT
 from smartproxy.core.records import Level
@@ -89,7 +89,7 @@ class _Probe:
         self.host = host
         self._pool = pool
         self._ticket: Ticket | None = None
-        self._connection: Http1Client | None = None
+        self._connection: ClientStream | None = None
         self._status = 0
         self._done = False
         self._timer = Timer(self._timed_out)
@@ -103,7 +103,7 @@ class _Probe:
         if version == 1:
             preamble = encode_proxy_v1(None, None)
         # Always a fresh connection: that a host still accepts them is half of what is asked.
-        ticket = self._pool.open(self, preamble, needs_new=True, over_limit=True)
+        ticket = self._pool.open(self, preamble, exclusive=True, over_limit=True)
         if not self._done and self._connection is None:
             self._ticket = ticket
 
@@ -127,14 +127,14 @@ class _Probe:
 
     # From the pool.
 
-    def connection_ready(self, connection: Http1Client) -> None:
+    def connection_ready(self, stream: ClientStream) -> None:
         self._ticket = None
-        self._connection = connection
+        self._connection = stream
         fields: Fields = [(b"user-agent", b"smartproxy-health-check"), (b"connection", b"close")]
         host = b"localhost" if self._pool.endpoint.port == UNIX_PORT else str(self._pool.endpoint).encode()
         head = RequestHead(b"GET", self._prober._check.path.encode(), host, fields)
         try:
-            connection.send_request(head, self)
+            stream.send_request(head, self)
         except LocalProtocolError as error:
             self._finish(False, error.reason)
 

@@ -84,7 +84,8 @@ class ProtocolChooser:
     `origin.scheme` is `https` for a backend behind TLS, `http` for a plain one, which
     is spoken to in HTTP/1.1 unless `mode` says otherwise. `cache` may be shared by
     many choosers. `quic_available` is False where no QUIC can be dialled (a Unix
-    socket, no engine). `certificate_verified` is False where anybody's certificate
+    socket, no engine), `http2_available` False where HTTP/2 is not to be offered beside
+    HTTP/1.1. `certificate_verified` is False where anybody's certificate
     would do: then no alternative on another host is believed. `certificate_name`
     (default: the origin's host) is who certificates must be valid for.
     """
@@ -96,7 +97,9 @@ class ProtocolChooser:
         "_certificate_verified",
         "_events",
         "_http2",
+        "_http2_available",
         "_learns_alternatives",
+        "_may_have_alternatives",
         "_suppression_told",
         "cache",
         "certificate_name",
@@ -115,6 +118,7 @@ class ProtocolChooser:
         mode: BackendProtocol = BackendProtocol.AUTO,
         certificate_name: str = "",
         quic_available: bool = True,
+        http2_available: bool = True,
         certificate_verified: bool = True,
         head_start_s: float = HEAD_START_S,
         http3_connect_timeout_s: float = HTTP3_CONNECT_TIMEOUT_S,
@@ -131,12 +135,20 @@ class ProtocolChooser:
         self._learns_alternatives = (
             mode is BackendProtocol.AUTO and origin.scheme == "https" and quic_available
         )
+        self._http2_available = http2_available
+        #: False once a look-up has found none; what is seen here makes it True again.
+        self._may_have_alternatives = self._learns_alternatives
         self._http2 = Suppression(cache.first_suppression_s, cache.longest_suppression_s)
         self._alt_svc_value = b""
         self._alt_svc_header: AltSvcHeader | None = None
         self._alt_svc_refreshed_at = 0.0
         self._suppression_told = False
         self._events: list[ProtocolEvent] = []
+
+    @property
+    def learns_alternatives(self) -> bool:
+        """Whether the Alt-Svc fields of responses tell it anything."""
+        return self._learns_alternatives
 
     # What to try.
 
@@ -148,29 +160,55 @@ class ProtocolChooser:
         An attempt with `is_trial` is handed out once: report on it, or abandon it.
         `for_websocket` falls back to HTTP/1.1 alone, which every WebSocket server speaks.
         """
+        http3 = self.http3_attempt(now)
+        tcp = self.tcp_attempts(now, for_websocket=for_websocket)
+        return tcp if http3 is None else [http3, *tcp]
+
+    def http3_available(self, now: float) -> bool:
+        """Whether a plan would begin with HTTP/3. Claims no trial; cheap where none was ever advertised."""
         if self.mode is BackendProtocol.HTTP3:
-            return [self._http3_attempt(None, 0.0)]
+            return True
+        if not self._may_have_alternatives:
+            return False
+        if self._choose_alternative(now) is not None:
+            return True
+        self._may_have_alternatives = bool(self.cache.states(self.origin, now))
+        return False
+
+    def http3_attempt(self, now: float) -> Attempt | None:
+        """The part of a plan that is QUIC."""
+        if self.mode is BackendProtocol.HTTP3:
+            return self._http3_attempt(None, 0.0)
+        if not self._learns_alternatives:
+            return None
+        alternative = self._choose_alternative(now)
+        if alternative is None:
+            return None
+        attempt = self._http3_attempt(alternative, self.head_start_s)
+        attempt.is_trial = self._claims_http3_trial(alternative, now)
+        return attempt
+
+    def tcp_attempts(self, now: float, *, for_websocket: bool = False) -> list[Attempt]:
+        """The part of a plan that is not; empty in the mode `http3`."""
+        if self.mode is BackendProtocol.HTTP3:
+            return []
         if self.mode is BackendProtocol.HTTP2:
             return [self._tcp_attempt((ALPN_HTTP2,), HttpProtocol.HTTP2)]
-        if self.mode is BackendProtocol.HTTP1 or self.origin.scheme != "https":
-            return [self._tcp_attempt((ALPN_HTTP1,), HttpProtocol.HTTP1)]
-        attempts: list[Attempt] = []
-        if self._learns_alternatives:
-            alternative = self._choose_alternative(now)
-            if alternative is not None:
-                http3 = self._http3_attempt(alternative, self.head_start_s)
-                http3.is_trial = self._claims_http3_trial(alternative, now)
-                attempts.append(http3)
         http1 = self._tcp_attempt((ALPN_HTTP1,), HttpProtocol.HTTP1)
-        if not for_websocket:
-            is_trial = self._claims_http2_trial(now)
-            if is_trial or self._http2.availability(now) is Availability.READY:
-                either = self._tcp_attempt((ALPN_HTTP2, ALPN_HTTP1), None)
-                either.is_trial = is_trial
-                attempts.append(either)
-                http1.follows_only_an_answer = True
-        attempts.append(http1)
-        return attempts
+        if (
+            self.mode is BackendProtocol.HTTP1
+            or self.origin.scheme != "https"
+            or for_websocket
+            or not self._http2_available
+        ):
+            return [http1]
+        is_trial = self._claims_http2_trial(now)
+        if not is_trial and self._http2.availability(now) is not Availability.READY:
+            return [http1]
+        either = self._tcp_attempt((ALPN_HTTP2, ALPN_HTTP1), None)
+        either.is_trial = is_trial
+        http1.follows_only_an_answer = True
+        return [either, http1]
 
     def _http3_attempt(self, alternative: AlternativeService | None, head_start_s: float) -> Attempt:
         return Attempt(
@@ -382,6 +420,7 @@ class ProtocolChooser:
             return
         for expired in self.cache.expire(self.origin, now):
             self._tell("alt_svc_expired", alternative=str(expired))
+        self._may_have_alternatives = True
         change = self.cache.learn(
             self.origin,
             header,

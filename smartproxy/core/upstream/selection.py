@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from smartproxy.core.configuration import ForwardAction, Target, TargetMatch
+from smartproxy.core.configuration import BackendProtocol, ForwardAction, Target, TargetMatch
 from smartproxy.core.context import Context
 from smartproxy.core.failure import Failure, FailureCode, FailureSource
 from smartproxy.core.http.messages import Fields
@@ -51,10 +51,19 @@ class RouteContext:
 class TargetState:
     """A target with what is learnt about its hosts, and the pools found for them."""
 
-    __slots__ = ("_dynamic_groups", "_path", "_pools", "asks_functions", "group", "target")
+    __slots__ = (
+        "_backend_protocol",
+        "_dynamic_groups",
+        "_path",
+        "_pools",
+        "asks_functions",
+        "group",
+        "target",
+    )
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, backend_protocol: BackendProtocol = BackendProtocol.AUTO) -> None:
         self.target = target
+        self._backend_protocol = backend_protocol
         #: Whether the user's functions say which host and port it is.
         self.asks_functions = target.host_function is not None or target.port_function is not None
         self.group = HostGroup(target)
@@ -92,7 +101,9 @@ class TargetState:
         if pool is None:
             if len(self._pools) >= POOLS_PER_TARGET:
                 self._pools.clear()
-            pool = self._pools[key] = pools.pool(Endpoint(host, port, self.target.tls))
+            pool = self._pools[key] = pools.pool(
+                Endpoint(host, port, self.target.tls, self._backend_protocol)
+            )
         return pool
 
     def dynamic_group(self, hosts: tuple[str, ...]) -> HostGroup:

@@ -15,12 +15,13 @@ assert not sweep(scenario, seeds=range(1000))
 
 from __future__ import annotations
 
+from smartproxy.drivers.simulation.datagram_carrier import DatagramEngine
 from smartproxy.drivers.simulation.driver import EngineStuck, SansIoEngine, SimulationDriver
 from smartproxy.drivers.simulation.faults import Faults
 from smartproxy.drivers.simulation.http_scripts import HttpClient, HttpRequest, HttpResponse, serve_http
 from smartproxy.drivers.simulation.network import PROXY_IP, Network
 from smartproxy.drivers.simulation.resolver import SimulatedResolver
-from smartproxy.drivers.simulation.scripts import ByteConnection, Connection, Listener
+from smartproxy.drivers.simulation.scripts import ByteConnection, Connection, Listener, UdpSocket
 from smartproxy.drivers.simulation.simulation import (
     CLIENT_IP,
     WEATHER_ERRORS,
@@ -42,6 +43,7 @@ __all__ = [
     "WEATHER_ERRORS",
     "ByteConnection",
     "Connection",
+    "DatagramEngine",
     "EngineStuck",
     "Faults",
     "HttpClient",
@@ -64,6 +66,7 @@ __all__ = [
     "Task",
     "TlsConnection",
     "Transcript",
+    "UdpSocket",
     "run_scenario",
     "serve_http",
     "sweep",

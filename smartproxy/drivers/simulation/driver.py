@@ -20,6 +20,7 @@ from smartproxy.core.ops import (
 from smartproxy.core.records import AccessRecord, Record
 from smartproxy.core.stream import Ending, Link
 from smartproxy.drivers.simulation.clock import Clock, Event
+from smartproxy.drivers.simulation.datagram_carrier import DatagramCarrier
 from smartproxy.drivers.simulation.link_socket import LinkSocket, Relay
 from smartproxy.drivers.simulation.network import PROXY_IP, Network, format_address
 from smartproxy.drivers.simulation.operations import OperationRunner
@@ -91,6 +92,8 @@ class SimulationDriver:
         self._transcript = transcript
         self._random = random
         self._operations = OperationRunner(self, clock, network, resolver, transcript, random, spawn)
+        self.datagrams = DatagramCarrier(self, clock, network, transcript, random)
+        """The UDP sockets."""
         self._relays: dict[int, Relay] = {}
         self._bound: dict[int, list[Address]] = {}
         self._inputs: deque[Callable[[float], object]] = deque()
@@ -139,6 +142,32 @@ class SimulationDriver:
     def listening_ports(self) -> dict[int, int]:
         """Each configured listening port and the port bound for it."""
         return {configured: bound[0][1] for configured, bound in self._bound.items()}
+
+    def listen_udp(
+        self,
+        listening_port: int,
+        hosts: Iterable[str] = ("0.0.0.0",),  # noqa: S104 - virtual
+        bind_port: int | None = None,
+    ) -> int:
+        """Bind UDP sockets for `listening_port` of the configuration; 0 picks a free port.
+
+        `bind_port` is the port to bind where it is another. The engine must be a
+        `DatagramEngine`; sockets it has no use for are closed again. Returns the port
+        bound. Raises OSError (EADDRINUSE), and then nothing is bound.
+        """
+        return self.datagrams.listen(listening_port, hosts, bind_port)
+
+    def stop_listening_udp(self, listening_port: int) -> None:
+        """Tell the engine that the port's UDP sockets are lost, send what it says to that, and close them."""
+        self.datagrams.stop_listening(listening_port)
+
+    def listening_udp_ports(self) -> dict[int, int]:
+        """Each configured port that UDP sockets are bound for, and the port bound for it."""
+        return self.datagrams.ports()
+
+    def queue(self, engine_input: Callable[[float], object]) -> None:
+        """Give the engine an input that was found while outputs are drained, once they are."""
+        self._inputs.append(engine_input)
 
     def apply(self, handle: Callable[[float], T]) -> T:
         """Give the engine one input, `handle(now)`, and drain every output. Returns what `handle` did."""
@@ -221,6 +250,7 @@ class SimulationDriver:
                 held = link.transport
                 if isinstance(held, LinkSocket):
                     self._visit(held)
+            self.datagrams.visit_dirty_links()
             self._keep(self.engine.poll_records())
             if not self._inputs:
                 break

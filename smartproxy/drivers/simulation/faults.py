@@ -11,9 +11,9 @@ class Faults:
     """The weather of a virtual network. The default is calm: short latencies, whole segments, no failure.
 
     Every `*_probability` is a chance from 0 to 1, drawn once for each connection
-    (or look-up) when it is made. Every pair is an inclusive range. A connection
-    that is to stall, be reset or vanish does so after a number of bytes of one
-    direction up to `fault_within_bytes`, or at a time within `fault_within_s`.
+    (or look-up) when it is made, and for each datagram when it is sent. Every pair
+    is an inclusive range. A connection that is to stall, be reset or vanish does so
+    after a number of bytes of one direction up to `fault_within_bytes`, or at a time within `fault_within_s`.
     """
 
     latency_s: tuple[float, float] = (0.0002, 0.002)
@@ -50,6 +50,13 @@ class Faults:
     dns_failure_probability: float = 0.0
     dns_latency_s: tuple[float, float] = (0.0005, 0.05)
 
+    datagram_loss_probability: float = 0.0
+    datagram_duplicate_probability: float = 0.0
+    """The second comes up to `datagram_delay_s` later."""
+    datagram_reorder_probability: float = 0.0
+    """That one is late by `datagram_delay_s`, and others overtake it; else a flow stays in order."""
+    datagram_delay_s: tuple[float, float] = (0.0005, 0.05)
+
     clock_jump_probability: float = 0.0
     """For each connection made: that the wall clock jumps then."""
     clock_jump_s: tuple[float, float] = (-86400.0, 86400.0)
@@ -84,6 +91,9 @@ class Faults:
             black_hole_probability=0.03,
             slow_connect_probability=0.1,
             dns_failure_probability=0.05,
+            datagram_loss_probability=0.03,
+            datagram_duplicate_probability=0.02,
+            datagram_reorder_probability=0.05,
             clock_jump_probability=0.1,
             timer_lateness_s=(0.0, 0.05),
         )

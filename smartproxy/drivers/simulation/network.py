@@ -10,6 +10,7 @@ from random import Random
 from smartproxy.core.failure import LostReason
 from smartproxy.core.ops import UNIX_PORT, Address
 from smartproxy.drivers.simulation.clock import Clock, Event
+from smartproxy.drivers.simulation.datagrams import DatagramNetwork
 from smartproxy.drivers.simulation.faults import Faults, log_uniform
 from smartproxy.drivers.simulation.sockets import Pipe, VirtualSocket
 
@@ -82,6 +83,7 @@ class Network:
         "_note",
         "_seed",
         "black_holes",
+        "datagrams",
         "faults",
         "host_faults",
         "local_ips",
@@ -100,6 +102,8 @@ class Network:
         self.host_faults: dict[str, Faults] = {}
         self.unreachable: set[str] = set()
         self.black_holes: set[str] = set()
+        self.datagrams = DatagramNetwork(clock, seed, self, note)
+        """UDP, under the same weather."""
         self.local_ips = {"127.0.0.1", "::1", PROXY_IP, "2001:db8::1"}
 
     def bind(self, host: str, port: int, accept: Callable[[VirtualSocket], None]) -> Address:
@@ -179,10 +183,14 @@ class Network:
 
     def _listener(self, address: Address) -> _Listening | None:
         listening = self._listening.get(address)
-        if listening is None and address[0] in self.local_ips:
+        if listening is None and self.is_local(address[0]):
             wildcard = "::" if ":" in address[0] else "0.0.0.0"  # noqa: S104 - a virtual address
             listening = self._listening.get((wildcard, address[1]))
         return listening
+
+    def is_local(self, ip: str) -> bool:
+        """Whether a listener on all addresses has `ip`: one of `local_ips`, or of the loopback network."""
+        return ip in self.local_ips or ip.startswith("127.")
 
     def _arrive(
         self, source: Address, address: Address, faults: Faults, random: Random, pending: PendingConnect

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from smartproxy.core.failure import LostReason
 from smartproxy.core.ops import (
     CallFunction,
+    OpenDatagrams,
     Opened,
     OpenStream,
     OperationFailed,
@@ -70,11 +71,13 @@ class OperationRunner:
         self.running: dict[int, Callable[[], None]] = {}
         """How to cancel each operation that is not answered yet."""
 
-    def start(self, operation: ResolveHost | OpenStream | CallFunction) -> None:
+    def start(self, operation: ResolveHost | OpenStream | OpenDatagrams | CallFunction) -> None:
         """Begin; nothing is answered before this input's outputs are drained."""
         assert operation.id not in self.running, f"operation {operation.id} was started twice"
         if isinstance(operation, OpenStream):
             self.running[operation.id] = self._open(operation)
+        elif isinstance(operation, OpenDatagrams):
+            self.running[operation.id] = self._open_datagrams(operation)
         elif isinstance(operation, ResolveHost):
             self._transcript.output(f"op {operation.id}: resolve {operation.host}")
             event = self._resolver.look_up(operation.host, lambda result: self._answer(operation.id, result))
@@ -119,6 +122,22 @@ class OperationRunner:
             self._driver.write(held)
 
         return self._network.connect(self._driver.ip, operation.address, connected).cancel
+
+    def _open_datagrams(self, operation: OpenDatagrams) -> Callable[[], None]:
+        datagrams = self._driver.datagrams
+        result: Result
+        try:
+            datagrams.open(operation, self._driver.ip)
+            result = Opened(operation.link.local)
+        except OSError as error:
+            result = OperationFailed(LostReason.RESOURCE_EXHAUSTED, error.strerror or "")
+        answered = self._clock.call_soon(lambda: self._answer(operation.id, result))
+
+        def cancel() -> None:
+            answered.cancel()
+            datagrams.cancel(operation)
+
+        return cancel
 
     def _call(self, operation: CallFunction) -> None:
         try:

@@ -56,7 +56,7 @@ class SimulatedProxy:
         self.drain()
         simulation = self._simulation
         give_up_at = simulation.now + self.engine.configuration.timeouts.graceful_shutdown_s
-        while self.driver.sockets and simulation.now < give_up_at:
+        while (self.driver.sockets or self.engine.connection_count) and simulation.now < give_up_at:
             await simulation.sleep(IDLE_CHECK_S)
         self.shut_down()
 
@@ -65,6 +65,7 @@ class SimulatedProxy:
         for port in list(self.ports):
             self.driver.stop_listening(port)
         self.driver.apply(self.engine.handle_shutdown)
+        self.driver.datagrams.close()
 
     def _listen(self, configuration: Configuration) -> None:
         opened: list[int] = []

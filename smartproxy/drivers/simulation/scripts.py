@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from smartproxy.core.datagrams import Datagram
 from smartproxy.core.ops import Address
+from smartproxy.drivers.simulation.datagrams import VirtualDatagramSocket
 from smartproxy.drivers.simulation.sockets import VirtualSocket
 from smartproxy.drivers.simulation.tasks import Signal
 
@@ -204,3 +206,54 @@ class Listener:
         for connection in self._backlog:
             connection.reset()
         self._backlog.clear()
+
+
+class UdpSocket:
+    """A UDP socket in a script's hands."""
+
+    def __init__(self, socket: VirtualDatagramSocket) -> None:
+        self._socket = socket
+        self._reader: Signal[None] | None = None
+        socket.observer = self
+
+    def __repr__(self) -> str:
+        return f"<UdpSocket {self.address}>"
+
+    @property
+    def address(self) -> Address:
+        return self._socket.local
+
+    @property
+    def port(self) -> int:
+        return self._socket.local[1]
+
+    def readable(self) -> None:
+        if self._reader is not None:
+            self._reader.succeed(None)
+
+    def send_to(self, data: bytes, address: Address) -> None:
+        """Send one datagram; it waits for nothing. Raises OSError (EMSGSIZE) beyond 65,507 bytes."""
+        self._socket.send(data, address)
+
+    def receive_some(self, max_datagrams: int = 64) -> list[Datagram]:
+        """What has arrived already, each with where it came from; an empty list for nothing."""
+        received: list[Datagram] = []
+        while len(received) < max_datagrams and (datagram := self._socket.receive()) is not None:
+            received.append(datagram)
+        return received
+
+    async def receive_from(self) -> Datagram:
+        """The next datagram and where it came from. Raises ConnectionError once this end is closed."""
+        while True:
+            datagram = self._socket.receive()
+            if datagram is not None:
+                return datagram
+            if self._socket.closed:
+                raise ConnectionError("this UDP socket was closed")
+            self._reader = Signal()
+            await self._reader
+
+    def close(self) -> None:
+        """Receive nothing more; what was sent still arrives."""
+        self._socket.close()
+        self.readable()

@@ -18,7 +18,7 @@ from smartproxy.drivers.simulation.faults import Faults
 from smartproxy.drivers.simulation.http_scripts import Respond, serve_http
 from smartproxy.drivers.simulation.network import Network
 from smartproxy.drivers.simulation.resolver import SimulatedResolver
-from smartproxy.drivers.simulation.scripts import ByteConnection, Connection, Listener
+from smartproxy.drivers.simulation.scripts import ByteConnection, Connection, Listener, UdpSocket
 from smartproxy.drivers.simulation.sockets import VirtualSocket
 from smartproxy.drivers.simulation.tasks import ScriptCancelled, Signal, Task
 from smartproxy.drivers.simulation.transcript import Transcript
@@ -258,6 +258,18 @@ class Simulation:
         listener = Listener(lambda: self.network.unbind(listener.address))
         listener.address = self.network.bind(host, port, listener.arrived)
         return listener
+
+    def open_udp(self, host: str = CLIENT_IP, port: int = 0) -> UdpSocket:
+        """A UDP socket for a script; port 0 picks a free one. Raises OSError (EADDRINUSE)."""
+        return UdpSocket(self.network.datagrams.bind(host, port))
+
+    def block_udp(self, host: str, port: int | None = None) -> None:
+        """From now on lose every datagram to and from `host` without a word; those to one port, if given."""
+        self.network.datagrams.blocked.add((host, port))
+
+    def unblock_udp(self, host: str, port: int | None = None) -> None:
+        """Let datagrams through again, after `block_udp` of the same."""
+        self.network.datagrams.blocked.discard((host, port))
 
     def listen_unix(self, path: str) -> Listener:
         """Accept connections to a unix socket. Raises OSError (EADDRINUSE)."""

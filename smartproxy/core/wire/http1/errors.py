@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from smartproxy.core.wire import errors
+
 
 class Http1Error(Exception):
     """A message that may not pass.
@@ -25,7 +27,7 @@ class RemoteProtocolError(Http1Error):
     """The peer sent something malformed, ambiguous or over a limit. Its connection is of no further use."""
 
 
-class LocalProtocolError(Http1Error):
+class LocalProtocolError(Http1Error, errors.LocalProtocolError):
     """The caller asked for something HTTP/1.1 cannot say, or used a decoder out of turn."""
 
     def __init__(self, reason: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from smartproxy.core.wire import errors
+
 if TYPE_CHECKING:
     from smartproxy.core.wire.http2.events import Http2Event
 
@@ -50,7 +52,7 @@ class RemoteProtocolError(Http2Error):
         return f"{self.error_code.name}: {self.reason}"
 
 
-class LocalProtocolError(Http2Error):
+class LocalProtocolError(Http2Error, errors.LocalProtocolError):
     """The caller asked for something HTTP/2 cannot say, or out of turn."""
 
 

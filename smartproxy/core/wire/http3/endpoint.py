@@ -82,7 +82,6 @@ class QuicServerEndpoint:
         "_entropy",
         "_handshaking",
         "_identity_for",
-        "_limits",
         "_members",
         "_pending_events",
         "_reset_key",
@@ -95,6 +94,7 @@ class QuicServerEndpoint:
         "_versions",
         "accepts_connections",
         "connections",
+        "limits",
     )
 
     def __init__(
@@ -111,7 +111,8 @@ class QuicServerEndpoint:
     ) -> None:
         self._identity_for = identity_for
         self._entropy = entropy
-        self._limits = limits
+        #: Of connections that begin from now on.
+        self.limits = limits
         self._endpoint_limits = endpoint_limits
         self._engine: EngineName = engine
         self._versions = versions
@@ -282,7 +283,7 @@ class QuicServerEndpoint:
         self, data: bytes, header: LongHeader, original_id: bytes | None, address: Address, now: float
     ) -> ConnectionEvents | None:
         parameters = ServerParameters(
-            limits=self._limits,
+            limits=self.limits,
             identity_for=self._identity_for,
             entropy=self._entropy,
             reset_token_for=self._reset_token_for,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from smartproxy.core.wire import errors
+
 
 class ErrorCode(IntEnum):
     """Application error codes carried by RESET_STREAM, STOP_SENDING and CONNECTION_CLOSE."""
@@ -46,7 +48,7 @@ class Http3Error(Exception):
     """What this package raises."""
 
 
-class LocalProtocolError(Http3Error):
+class LocalProtocolError(Http3Error, errors.LocalProtocolError):
     """The caller asked for something HTTP/3 cannot say, or may not say now. Nothing was sent."""
 
 

@@ -20,6 +20,7 @@ from smartproxy.core.wire.websocket.errors import (
 from smartproxy.core.wire.websocket.frames import (
     CloseCode,
     Opcode,
+    apply_mask,
     encode_close,
     encode_frame,
     encode_ping,
@@ -70,6 +71,7 @@ __all__ = [
     "accept_key",
     "accept_response",
     "accepts_websocket",
+    "apply_mask",
     "check_websocket_response",
     "connect_request",
     "encode_close",

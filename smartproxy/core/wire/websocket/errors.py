@@ -34,8 +34,8 @@ class LocalProtocolError(WebSocketError):
 class HandshakeError(WebSocketError):
     """An opening handshake that may not go on.
 
-    `status` is the response status to answer the client with: 400 for its request,
-    502 for the backend's response. `fields` go with it.
+    `status` is the response status to answer the client with: 400 or 426 for its
+    request, 502 for the backend's response. `fields` go with it.
     """
 
     def __init__(self, status: int, reason: str, fields: Fields | None = None) -> None:

@@ -94,15 +94,16 @@ def parse_websocket_request(head: RequestHead) -> WebSocketRequest:
     """Check a client's handshake of any generation (RFC 6455 §4.2.1, RFC 8441 §5).
 
     Raises HandshakeError 400; for another Sec-WebSocket-Version with the one spoken
-    here among its fields (RFC 6455 §4.4).
+    here among its fields (RFC 6455 §4.4), and on HTTP/1.1 as a 426.
     """
     if head.version < 20:
         _check_upgrade_control_data(head)
     else:
         _check_connect_control_data(head)
     values = _values_of(head.fields)
-    if values.get(_VERSION_FIELD) != [VERSION]:
-        raise HandshakeError(400, "unsupported WebSocket version", [(_VERSION_FIELD, VERSION)])
+    versions = values.get(_VERSION_FIELD, [])
+    if versions != [VERSION]:
+        raise _other_version(head, len(versions) == 1)
     key = b""
     if head.version < 20:
         keys = values.get(_KEY_FIELD, [])
@@ -118,6 +119,15 @@ def parse_websocket_request(head: RequestHead) -> WebSocketRequest:
     except ValueError as error:
         raise HandshakeError(400, str(error)) from None
     return WebSocketRequest(key, subprotocols, extensions, origins[0] if origins else None)
+
+
+def _other_version(head: RequestHead, is_well_formed: bool) -> HandshakeError:
+    fields: Fields = [(_VERSION_FIELD, VERSION)]
+    if head.version >= 20 or not is_well_formed:
+        # RFC 9110 §15.5.22: a 426 has an Upgrade field, which HTTP/2 and HTTP/3 do not have.
+        return HandshakeError(400, "unsupported WebSocket version", fields)
+    fields += ((b"upgrade", b"websocket"), (b"connection", b"upgrade"))
+    return HandshakeError(426, "unsupported WebSocket version", fields)
 
 
 def _check_upgrade_control_data(head: RequestHead) -> None:
@@ -210,7 +220,7 @@ def check_websocket_response(
         raise HandshakeError(502, "the backend did not accept")
     values = _values_of(head.fields)
     if head.version < 20:
-        if head.upgrade != b"websocket":
+        if head.version != 11 or head.upgrade != b"websocket":
             raise HandshakeError(502, "the backend switched to something else")
         if values.get(_ACCEPT_FIELD) != [accept_key(key)]:
             raise HandshakeError(502, "wrong Sec-WebSocket-Accept")

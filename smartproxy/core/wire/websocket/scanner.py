@@ -93,6 +93,7 @@ class FrameScanner:
         "frame_count",
         "last_boundary",
         "max_payload_bytes",
+        "ping_count",
         "pong_count",
     )
 
@@ -117,6 +118,7 @@ class FrameScanner:
         self.close_code: int | None = None
         self.close_reason = ""
         self.frame_count = 0
+        self.ping_count = 0
         self.pong_count = 0
         #: The payload of a Ping of our own: its Pong is counted, and not handed on. Then None again.
         self.expected_pong: bytes | None = None
@@ -234,6 +236,7 @@ class FrameScanner:
         self.frame_count += 1
         opcode = data[start] & _OPCODE_BITS
         if opcode == Opcode.PING:
+            self.ping_count += 1
             return False
         payload = data[header_end:end]
         if self._mask_bit:

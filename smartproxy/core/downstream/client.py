@@ -1,0 +1,180 @@
+"""What is known of the client at the other end of a connection, whatever carries its bytes."""
+
+from __future__ import annotations
+
+from smartproxy.core.certificates import ServedTls
+from smartproxy.core.configuration import Limits, Route, Timeouts
+from smartproxy.core.context import Context
+from smartproxy.core.failure import Failure
+from smartproxy.core.generation import Generation
+from smartproxy.core.http.dates import http_date
+from smartproxy.core.http.forwarding import ForwardingFields
+from smartproxy.core.http.messages import Fields
+from smartproxy.core.ops import UNIX_PORT, Address
+from smartproxy.core.records import AccessRecord
+from smartproxy.core.routing.domains import normalise_host
+from smartproxy.core.routing.table import PortPlan
+from smartproxy.core.security.ip_rules import ip_number
+from smartproxy.core.wire.proxy_protocol import encode_proxy_v1, encode_proxy_v2
+
+
+def plain_address(address: Address) -> Address:
+    """An IPv4-mapped address as the IPv4 address, any other without its zone."""
+    host, port = address
+    if port == UNIX_PORT:
+        return address
+    if host.startswith("::ffff:") and "." in host:
+        return host[7:], port
+    return host.partition("%")[0], port
+
+
+class ClientFacts:
+    """The facts of one client connection that routing, forwarding and logging go by.
+
+    It keeps the generation of configuration it began with.
+    """
+
+    __slots__ = (
+        "_authority",
+        "_forwarding",
+        "_host",
+        "accepted_at",
+        "certificates",
+        "client",
+        "client_ip",
+        "client_key",
+        "client_number",
+        "context",
+        "destination",
+        "draining",
+        "generation",
+        "last_fields",
+        "last_passed_on_fields",
+        "limits",
+        "local_port",
+        "plan",
+        "route",
+        "served_tls",
+        "server_name",
+        "timeouts",
+        "tls_version",
+    )
+
+    def __init__(
+        self, context: Context, generation: Generation, plan: PortPlan, peer: Address, local: Address
+    ) -> None:
+        self.context = context
+        self.generation = generation
+        self.timeouts: Timeouts = generation.configuration.timeouts
+        self.limits: Limits = generation.configuration.limits
+        self.plan = plan
+        self.local_port = local[1]
+        self.accepted_at = context.now
+        self.destination: Address = plain_address(local)
+        self.server_name: str | None = None
+        self.route: Route | None = None
+        self.served_tls: ServedTls | None = None
+        self.certificates = generation.configuration.certificates
+        self.tls_version = ""
+        self.draining = False
+        self._forwarding: ForwardingFields | None = None
+        #: The field list of the last request, which the next one often shares, and what of it went on.
+        self.last_fields: Fields | None = None
+        self.last_passed_on_fields: Fields = []
+        self._authority: bytes | None = None
+        self._host = ""
+        self.set_client(peer)
+
+    def set_client(self, client: Address) -> None:
+        """Take `client` for who is there: the peer, or whom its PROXY header names."""
+        client = self.client = plain_address(client)
+        self.client_ip = client[0]
+        try:
+            self.client_number = ip_number(client[0])
+        except ValueError:
+            # A unix peer behind a PROXY header has no IP address; rules written for addresses never match it.
+            self.client_number = -1
+        self.client_key = client[0].encode("utf-8", "surrogatepass")
+
+    @property
+    def forwarding(self) -> ForwardingFields:
+        """The writer of this connection's X-Forwarded-* and Forwarded fields."""
+        if self._forwarding is None:
+            self._forwarding = ForwardingFields(
+                self.client_ip,
+                self.client[1],
+                self.local_port,
+                b"https" if self.tls_version else b"http",
+                self.generation.configuration.trusted_proxies.contains(self.client_number),
+            )
+        return self._forwarding
+
+    def host_of(self, authority: bytes) -> str:
+        """The host an authority names, normalised; empty for none. Raises ValueError for an invalid one."""
+        if authority != self._authority:
+            self._host = normalise_host(authority)[0] if authority else ""
+            self._authority = authority
+        return self._host
+
+    def may_stay(self) -> bool:
+        """Whether the connection may serve another request after the one under way."""
+        return not (
+            self.draining
+            or self.generation.retired
+            or self.context.now - self.accepted_at >= self.timeouts.lifetime_s
+        )
+
+    def http_date(self) -> bytes:
+        return http_date(self.context.env.wall_clock())
+
+    def proxy_preamble(self, version: int) -> bytes:
+        """The PROXY header that opens a backend connection made for this client."""
+        if version == 1:
+            return encode_proxy_v1(self.client, self.destination)
+        return encode_proxy_v2(self.client, self.destination)
+
+    def allowed_by(self, route: Route) -> bool:
+        """Whether the route's IP lists let this client in; a block wins (SPEC: Security)."""
+        access = route.access
+        number = self.client_number
+        if access.blocked is not None and access.blocked.contains(number):
+            return False
+        return access.allowed is None or access.allowed.contains(number)
+
+    # Access records of what never became an exchange.
+
+    def log_refusal(self, status: int, failure: Failure, protocol: str = "HTTP/1.1") -> None:
+        """An access record for a request that never became one."""
+        if self.context.wants_access_records:
+            self.context.records.append(self._record(protocol, 0, 0, failure, status=status))
+
+    def log_raw(self, protocol: str, received: int, sent: int, failure: Failure | None, backend: str) -> None:
+        """An access record for a connection that was not HTTP."""
+        if self.context.wants_access_records:
+            self.context.records.append(self._record(protocol, received, sent, failure, backend=backend))
+
+    def _record(
+        self,
+        protocol: str,
+        received: int,
+        sent: int,
+        failure: Failure | None,
+        *,
+        status: int = 0,
+        backend: str = "",
+    ) -> AccessRecord:
+        return AccessRecord(
+            client_ip=self.client_ip,
+            client_port=self.client[1],
+            protocol=protocol,
+            route=self.route.name if self.route is not None else "",
+            duration_s=self.context.now - self.accepted_at,
+            bytes_received=received,
+            bytes_sent=sent,
+            authority=self.server_name or "",
+            status=status,
+            backend=backend,
+            tls_version=self.tls_version,
+            failure=failure.code.value if failure is not None else "",
+            failure_detail=failure.detail if failure is not None else "",
+        )

@@ -1,0 +1,83 @@
+"""A client's HTTP/3 connection (RFC 9114): many exchanges over a UDP socket shared with other clients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from smartproxy.core.datagrams import DatagramLink
+from smartproxy.core.downstream.client import ClientFacts
+from smartproxy.core.failure import Failure, FailureCode, FailureSource
+from smartproxy.core.http.multiplexed.http3_transport import Http3Transport, failure_of_end
+from smartproxy.core.http.multiplexed.server import MultiplexedServer
+from smartproxy.core.records import Level
+from smartproxy.core.wire.http3 import ConnectionEnded, Http3Connection, Http3Event
+
+if TYPE_CHECKING:
+    from smartproxy.core.downstream.quic_listener import QuicListener
+
+
+class Http3Server(MultiplexedServer):
+    """Serves one client connection of a listener."""
+
+    __slots__ = ("_http3", "_listener")
+
+    def __init__(
+        self, client: ClientFacts, connection: Http3Connection, link: DatagramLink, listener: QuicListener
+    ) -> None:
+        super().__init__(client, Http3Transport(connection, link, listener.flush))
+        self._http3 = connection
+        self._listener = listener
+
+    def flush_soon(self) -> None:
+        # All connections of a socket are sent for together.
+        self._listener.flush_soon()
+
+    def await_writable(self, stream_id: int) -> None:
+        super().await_writable(stream_id)
+        self._listener.await_writable(self)
+
+    def stream_over(self, stream_id: int) -> None:
+        super().stream_over(stream_id)
+        self.close_if_drained()
+
+    def close_if_drained(self) -> None:
+        if not self.streams and self._http3.drained and not self._http3.ended:
+            self._http3.close()
+            self.flush_soon()
+
+    def drain(self) -> None:
+        self.client.draining = True
+        self._http3.go_away(self.context.now)
+        self.close_if_drained()
+        self.flush_soon()
+
+    def retire(self) -> None:
+        self._http3.go_away(self.context.now)
+        self.close_if_drained()
+        self.flush_soon()
+
+    def abort(self, error_code: int) -> None:
+        """End the connection now; its streams hear of it when it says so."""
+        self._http3.close(error_code)
+        self.flush_soon()
+
+    def _other_event(self, event: Http3Event) -> None:
+        if not isinstance(event, ConnectionEnded):
+            return
+        failure = failure_of_end(event, FailureSource.CLIENT)
+        if failure is not None:
+            client = self.client
+            self.context.record(
+                "http",
+                "connection_failed",
+                Level.DEBUG if failure.code is FailureCode.CONNECTION_TERMINATED else Level.INFO,
+                client_ip=client.client_ip,
+                protocol="HTTP/3",
+                error=failure.code.value,
+                detail=failure.detail,
+            )
+        self.lose_streams(
+            failure
+            or Failure(FailureSource.CLIENT, FailureCode.CONNECTION_TERMINATED, "closed by the client")
+        )
+        self._listener.connection_ended(self._http3)

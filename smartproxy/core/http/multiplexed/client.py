@@ -1,0 +1,194 @@
+"""A backend's multiplexed connection: streams for requests, and what its pool hears of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from smartproxy.core.context import Context
+from smartproxy.core.failure import Failure, FailureCode, FailureSource
+from smartproxy.core.http.client_stream import ClientStream
+from smartproxy.core.http.messages import ResponseHead
+from smartproxy.core.http.multiplexed.client_stream import RequestedStream
+from smartproxy.core.http.multiplexed.session import MultiplexedSession, Transport
+from smartproxy.core.upstream.multiplexed import MultiplexedOwner
+from smartproxy.core.wire.http3.events import (
+    DataReceived,
+    GoAwayReceived,
+    Http3Event,
+    ResponseReceived,
+    SettingsChanged,
+    StreamEnded,
+    StreamReset,
+    StreamWritable,
+)
+
+
+class MultiplexedBackend(MultiplexedSession[RequestedStream]):
+    """The streams of one backend connection; a `MultiplexedClient`. A subclass knows how to end it."""
+
+    __slots__ = ("_has_settings", "_is_gone", "_owner", "_reserved", "_served", "opened_at")
+
+    def __init__(self, context: Context, transport: Transport, owner: MultiplexedOwner) -> None:
+        super().__init__(context, transport)
+        self._owner = owner
+        self._has_settings = False
+        self._is_gone = False
+        #: Streams given out whose request has not been sent.
+        self._reserved = 0
+        #: Requests sent so far.
+        self._served = 0
+        self.opened_at = context.now
+
+    # For the pool.
+
+    @property
+    def open_streams(self) -> int:
+        """Streams under way, tunnels included."""
+        return self.wire.open_streams + self._reserved
+
+    @property
+    def free_streams(self) -> int:
+        """How many more may be opened now."""
+        if self._is_gone:
+            return 0
+        return max(self.wire.max_outbound_streams - self.open_streams, 0)
+
+    @property
+    def takes_extended_connect(self) -> bool | None:
+        """Whether the backend has announced it; None: its SETTINGS are not here yet."""
+        return self.wire.peer_takes_extended_connect if self._has_settings else None
+
+    def open_stream(self) -> ClientStream:
+        self._reserved += 1
+        return RequestedStream(self)
+
+    def begin(self) -> None:
+        """The pool knows it now: from here on, and not before, it may call its owner."""
+        raise NotImplementedError
+
+    def drain(self) -> None:
+        """Open no more streams; close when those under way are over, or now if there are none."""
+        raise NotImplementedError
+
+    # For the streams.
+
+    def stream_opened(self, stream: RequestedStream) -> None:
+        self._reserved -= 1
+        self._served += 1
+        self.streams[stream.id] = stream
+        self.flush_soon()
+
+    def stream_over(self, stream_id: int) -> None:
+        if stream_id < 0:
+            self._reserved -= 1
+        elif stream_id not in self.streams:
+            return
+        super().stream_over(stream_id)
+        self.flush_soon()
+        if not self._is_gone:
+            self._owner.stream_ended(self)
+
+    def note_response(self, head: ResponseHead) -> None:
+        """A final response has come."""
+        alt_svc = [value for name, value in head.fields if name == b"alt-svc"]
+        self._owner.response_received(self, head.status, b", ".join(alt_svc) if alt_svc else None)
+
+    def ask_for_life(self) -> None:
+        """A request got no answer: find out whether the connection still works."""
+
+    # From the transport.
+
+    def handle_events(self, events: Iterable[Http3Event]) -> None:
+        """Deal with what the connection has brought, in order."""
+        streams = self.streams
+        for event in events:
+            kind = type(event)
+            if kind is DataReceived:
+                assert isinstance(event, DataReceived)
+                stream = streams.get(event.stream_id)
+                if stream is not None:
+                    stream.receive_data(event.data)
+                else:
+                    self.wire.acknowledge_received_data(event.stream_id, len(event.data))
+                    self.flush_soon()
+            elif kind is ResponseReceived:
+                assert isinstance(event, ResponseReceived)
+                stream = streams.get(event.stream_id)
+                if stream is not None:
+                    stream.receive_head(event.head, ended=event.end_stream)
+            elif kind is StreamEnded:
+                assert isinstance(event, StreamEnded)
+                stream = streams.get(event.stream_id)
+                if stream is not None:
+                    stream.receive_end(event.trailers)
+            elif kind is StreamWritable:
+                assert isinstance(event, StreamWritable)
+                self.stream_writable(event.stream_id)
+            elif kind is StreamReset:
+                assert isinstance(event, StreamReset)
+                self._stream_reset(event)
+            elif kind is GoAwayReceived:
+                assert isinstance(event, GoAwayReceived)
+                self._going_away(event)
+            elif kind is SettingsChanged:
+                self._has_settings = True
+                self._owner.stream_room(self)
+            else:
+                self._other_event(event)
+
+    def _other_event(self, event: Http3Event) -> None:
+        """What only a transport knows of."""
+
+    def _stream_reset(self, event: StreamReset) -> None:
+        stream = self.streams.get(event.stream_id)
+        if stream is None:
+            return
+        unprocessed = event.unprocessed
+        if not event.by_peer:
+            code, detail = FailureCode.HTTP_PROTOCOL_ERROR, event.reason
+        else:
+            code, detail = FailureCode.CONNECTION_TERMINATED, f"stream reset, code {event.error_code:#x}"
+            if event.error_code == self.codes.earlier_version_required:
+                # RFC 9113 §7, RFC 9114 §8.1: it is to be asked again in an earlier version.
+                unprocessed = True
+                self._owner.earlier_version_required(self)
+        stream.lost(Failure(FailureSource.BACKEND, code, detail, unprocessed=unprocessed))
+
+    def _going_away(self, event: GoAwayReceived) -> None:
+        self._owner.connection_draining(self)
+        failure = Failure(
+            FailureSource.BACKEND,
+            FailureCode.CONNECTION_TERMINATED,
+            f"GOAWAY, code {event.error_code:#x}",
+            retryable=True,
+            unprocessed=True,
+        )
+        for stream_id in event.unprocessed_stream_ids:
+            stream = self.streams.get(stream_id)
+            if stream is not None:
+                stream.lost(failure)
+        self.flush_soon()
+
+    def connection_failed(self, failure: Failure) -> None:
+        """The connection is over, and its streams with it."""
+        if self._is_gone:
+            return
+        self._is_gone = True
+        # Whether the one request it ever got has been acted on nobody can know.
+        retryable = failure.retryable or (
+            self._served > 1 and failure.code is FailureCode.CONNECTION_TERMINATED
+        )
+        self.lose_streams(Failure(failure.source, failure.code, failure.detail, retryable=retryable))
+        self._close()
+        self._owner.connection_gone(self, failure)
+
+    def connection_ended(self) -> None:
+        """It is closed in good order."""
+        if not self._is_gone:
+            self._is_gone = True
+            self._close()
+            self._owner.connection_gone(self, None)
+
+    def _close(self) -> None:
+        """Give up timers and the like."""
+        raise NotImplementedError
