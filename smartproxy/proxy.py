@@ -56,6 +56,7 @@ class Driver(Protocol):
     def stop_listening(self, listening_port: int) -> None: ...
     def listen_udp(self, listening_port: int, hosts: Sequence[str], bind_port: int | None = None) -> int: ...
     def stop_listening_udp(self, listening_port: int) -> None: ...
+    def listening_udp_ports(self) -> dict[int, int]: ...
     def listening_ports(self) -> dict[int, int]: ...
     def call_after(self, delay_s: float, function: Callable[[], None]) -> None: ...
     def apply(self, engine_input: Callable[[float], _T]) -> _T: ...
@@ -115,8 +116,6 @@ class SmartProxy:
         self._engine = Engine(self._compiled.configuration, Env(entropy=os.urandom, wall_clock=time.time))
         self._driver: Driver | None = None
         self._added_ports: set[int] = set()
-        #: Configured port → bound port.
-        self._udp_ports: dict[int, int] = {}
         self._compiled_at = time.monotonic()
         self._stopping = False
 
@@ -134,7 +133,8 @@ class SmartProxy:
         self._tune()
         configuration = self._engine.configuration
         try:
-            self._open_ports(driver, configuration, configuration.table.listening_ports())
+            _open_ports(driver, configuration, configuration.table.listening_ports())
+            _open_udp_ports(driver, configuration)
         except BaseException:
             await driver.aclose()
             raise
@@ -144,14 +144,14 @@ class SmartProxy:
         driver.call_after(CERTIFICATE_CHECK_S, self._check_certificates)
         for problem in self.warnings:
             _log.warning("%s", problem, extra=_facts("config_warning", problem=str(problem)))
-        ports, udp_ports = sorted(driver.listening_ports().values()), sorted(self._udp_ports.values())
+        ports, udp_ports = sorted(driver.listening_ports().values()), sorted(self._udp_ports().values())
         _log.info(
             "listening on %s%s",
             _names(ports) or ("no TCP port" if udp_ports else "no port"),
             f", and for HTTP/3 on UDP {_names(udp_ports)}" if udp_ports else "",
             extra=_facts("started", ports=ports, udp_ports=udp_ports),
         )
-        self._tell("started", {"ports": self.ports, "udp_ports": dict(self._udp_ports)})
+        self._tell("started", {"ports": self.ports, "udp_ports": self._udp_ports()})
 
     async def stop(self) -> None:
         """Stop listening, let what is under way finish for `graceful_shutdown_timeout`, close the rest."""
@@ -177,7 +177,6 @@ class SmartProxy:
         finally:
             driver.apply(self._engine.handle_shutdown)
             await driver.aclose()
-            self._udp_ports.clear()
         _log.info("stopped", extra=_facts("stopped"))
         self._tell("stopped", {})
 
@@ -245,47 +244,32 @@ class SmartProxy:
         compiled = compile_configuration(new_config)
         driver = self._running_driver()
         listening = driver.listening_ports()
-        table = compiled.configuration.table
-        wanted = set(table.listening_ports()) | self._added_ports
-        self._open_ports(driver, compiled.configuration, sorted(wanted - listening.keys()))
+        wanted = set(compiled.configuration.table.listening_ports()) | self._added_ports
+        opened = sorted(wanted - listening.keys())
+        _open_ports(driver, compiled.configuration, opened)
+        older = self._engine.configuration
         driver.apply(lambda now: self._engine.handle_configuration(compiled.configuration, now))
+        try:
+            # The engine takes UDP sockets for the routes in force only.
+            _open_udp_ports(driver, compiled.configuration)
+        except OSError:
+            for port in opened:
+                driver.stop_listening(port)
+            driver.apply(lambda now: self._engine.handle_configuration(older, now))
+            _open_udp_ports(driver, older)
+            raise
         self._config = new_config
         self._compiled = compiled
         self._compiled_at = time.monotonic()
         for port in listening.keys() - wanted:
             driver.stop_listening(port)
-        for port in self._udp_ports.keys() - set(table.udp_listening_ports()):
-            driver.stop_listening_udp(port)
-            del self._udp_ports[port]
 
-    def _open_ports(self, driver: Driver, configuration: Configuration, tcp_ports: Iterable[int]) -> None:
-        """Bind `tcp_ports`, and the UDP ports of `configuration` that are not bound yet.
-
-        Raises OSError; then none of them is left bound.
-        """
-        wanted_udp = [
-            port for port in configuration.table.udp_listening_ports() if port not in self._udp_ports
-        ]
-        hosts = configuration.listen_hosts
-        opened: list[int] = []
-        opened_udp: dict[int, int] = {}
-        try:
-            for port in tcp_ports:
-                opened.append(port)
-                if port == 0 and 0 in wanted_udp:
-                    opened_udp[0] = _listen_on_any(driver, hosts)
-                else:
-                    driver.listen(port, hosts)
-            for port in wanted_udp:
-                if port not in opened_udp:
-                    opened_udp[port] = driver.listen_udp(port, hosts, driver.listening_ports().get(port))
-        except OSError:
-            for port in opened:
-                driver.stop_listening(port)
-            for port in opened_udp:
-                driver.stop_listening_udp(port)
-            raise
-        self._udp_ports.update(opened_udp)
+    def _udp_ports(self) -> dict[int, int]:
+        """Configured UDP port → bound port, of those that routes name; others are only being left."""
+        if self._driver is None:
+            return {}
+        wanted = self._engine.configuration.table.udp_listening_ports()
+        return {port: bound for port, bound in self._driver.listening_udp_ports().items() if port in wanted}
 
     def _running_driver(self) -> Driver:
         if self._driver is None or self._stopping:
@@ -319,7 +303,7 @@ class SmartProxy:
     @property
     def ports(self) -> dict[int, int]:
         """Configured port → bound port. UDP has the number that TCP has, where a port has both."""
-        return {**self._udp_ports, **self._driver.listening_ports()} if self._driver is not None else {}
+        return {**self._udp_ports(), **self._driver.listening_ports()} if self._driver is not None else {}
 
     # Events.
 
@@ -370,18 +354,59 @@ def _names(ports: Iterable[int]) -> str:
     return ", ".join(map(str, ports))
 
 
-def _listen_on_any(driver: Driver, hosts: Sequence[str]) -> int:
-    """Bind port 0 on TCP and UDP alike, to one number that is free on both. Raises OSError."""
+def _open_ports(driver: Driver, configuration: Configuration, ports: Iterable[int]) -> None:
+    """Bind TCP `ports`, 0 to a number that is free on UDP too where it is wanted there.
+
+    Raises OSError; then none of them is left bound.
+    """
+    hosts = configuration.listen_hosts
+    udp_too = 0 in configuration.table.udp_listening_ports()
+    opened: list[int] = []
+    try:
+        for port in ports:
+            if port == 0 and udp_too:
+                _listen_on_any(driver, hosts)
+            else:
+                driver.listen(port, hosts)
+            opened.append(port)
+    except OSError:
+        for port in opened:
+            driver.stop_listening(port)
+        raise
+
+
+def _listen_on_any(driver: Driver, hosts: Sequence[str]) -> None:
+    """Bind port 0 to one number that is free on TCP and UDP alike. Raises OSError."""
     attempts_left = _PORT_ATTEMPTS
     while True:
         attempts_left -= 1
         picked = driver.listen(0, hosts)
         try:
-            return driver.listen_udp(0, hosts, picked)
+            driver.listen_udp(0, hosts, picked)
         except OSError as error:
+            driver.stop_listening(0)
             if error.errno != errno.EADDRINUSE or not attempts_left:
                 raise
-            driver.stop_listening(0)
+        else:
+            return
+
+
+def _open_udp_ports(driver: Driver, configuration: Configuration) -> None:
+    """Bind the UDP ports that are not bound yet, to the numbers that TCP has where it has them.
+
+    Raises OSError; then none of them is left bound.
+    """
+    bound = driver.listening_udp_ports()
+    opened: list[int] = []
+    try:
+        for port in configuration.table.udp_listening_ports():
+            if port not in bound:
+                driver.listen_udp(port, configuration.listen_hosts, driver.listening_ports().get(port))
+                opened.append(port)
+    except OSError:
+        for port in opened:
+            driver.stop_listening_udp(port)
+        raise
 
 
 def _plain(routes: Routes) -> list[Any]:

@@ -79,7 +79,8 @@ class TrioDriver(Driver):
         if nursery is None:
             self._release_everything()
             return
-        trio.lowlevel.notify_closing(self._source.fileno())
+        if not self._is_closed:
+            trio.lowlevel.notify_closing(self._source.fileno())
         self._release_everything()
         nursery.cancel_scope.cancel()
         with trio.CancelScope(shield=True):

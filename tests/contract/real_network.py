@@ -144,6 +144,12 @@ class RealProxy(ProxyHandle):
         self._draining = False
         for port in configuration.table.listening_ports():
             self.driver.listen(port, configuration.listen_hosts)
+        self._listen_udp()
+
+    def _listen_udp(self) -> None:
+        configuration = self.engine.configuration
+        for port in configuration.table.udp_listening_ports():
+            self.driver.listen_udp(port, configuration.listen_hosts, self.ports.get(port))
 
     def _compile(self, routes: Routes) -> Any:
         return compile_configuration(parse_config({**self._options, "routes": list(routes)})).configuration
@@ -167,6 +173,7 @@ class RealProxy(ProxyHandle):
         for port in configuration.table.listening_ports():
             self.driver.listen(port, configuration.listen_hosts)
         self.driver.apply(lambda now: self.engine.handle_configuration(configuration, now))
+        self._listen_udp()
 
     async def stop(self) -> None:
         if self.driver._is_closed:

@@ -16,7 +16,9 @@ def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
     ca_file = folder / "ca.pem"
     ca_file.write_bytes(authority.cert_pem.bytes())
     return Trust(
-        ca_file, Certificate(authority, folder, "*.example.com"), Certificate(authority, folder, BACKEND_NAME)
+        ca_file,
+        Certificate(authority, folder, "*.example.com", "localhost"),
+        Certificate(authority, folder, BACKEND_NAME),
     )
 
 

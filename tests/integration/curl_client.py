@@ -30,14 +30,21 @@ class Curl:
         self._command = [binary, "--silent", "--show-error", "--max-time", "30", "--cacert", str(ca_file)]
         self._head, self._body = folder / "head", folder / "body"
 
-    def __call__(self, url: str, *arguments: str, content: bytes | None = None) -> Answer:
-        """The answer of `url`, to which `content` is posted if given; AssertionError if there was none."""
+    def __call__(
+        self, url: str, *arguments: str, content: bytes | None = None, put: bytes | None = None
+    ) -> Answer:
+        """The answer of `url`; AssertionError if there was none.
+
+        `content` is posted, its length being told; `put` is sent without telling its length.
+        """
         command = [*self._command, "--connect-to", "::127.0.0.1:", "--write-out", "%{http_version}"]
         command += ["--dump-header", str(self._head), "--output", str(self._body), *arguments]
         if content is not None:
             command += ["--data-binary", "@-"]
+        if put is not None:
+            command += ["--upload-file", "-"]
         self._body.write_bytes(b"")
-        result = subprocess.run([*command, url], input=content, capture_output=True, timeout=40)
+        result = subprocess.run([*command, url], input=content or put, capture_output=True, timeout=40)
         assert result.returncode == 0, f"{url}: {result.stderr.decode()}"
         return self._read(result.stdout.decode())
 

@@ -25,12 +25,13 @@ def forward_route(
     target: int,
     certificate: Certificate | None,
     *,
+    domain: str = "",
     backend_ca: Path | None = None,
     backend_protocol: str = "auto",
     http3: bool = False,
     **action: Any,
 ) -> Record:
-    """A route for `NAME.example.com`: `certificate` (None: cleartext) in front, with HTTP/3 if wanted.
+    """A route for `domain` (default: NAME.example.com): `certificate` (None: cleartext) in front, with HTTP/3 if wanted.
 
     `backend_ca` vouches for backend.example.com, who is behind it; None: cleartext.
     """
@@ -48,7 +49,7 @@ def forward_route(
         "match": {
             "ports": listen,
             "transport": "all" if http3 else "tcp",
-            "domains": [f"{name}.example.com"],
+            "domains": [domain or f"{name}.example.com"],
         },
         "action": {
             "type": "forward",
@@ -158,7 +159,7 @@ class ProxyProcess:
         self._end()
         assert self._process.returncode == 0, self.log()
         failures = [record for record in self.records if record["event"] == "internal_error"]
-        assert not failures, failures
+        assert not failures, failures[0]
         assert not self._not_json, "".join(self._not_json)
 
     def _end(self) -> None:

@@ -108,7 +108,9 @@ def test_a_backend_is_spoken_to_in_http2(chain: Chain, fetch: Curl, route: str) 
     assert fields["x-from"] == "curl"
     assert fields["host"].startswith(f"{route}.example.com")
     assert fields.get(PEER_PROTOCOL, fields.get("via")) in SPOKEN_TO_IN_HTTP2
-    chain.proxy.wait_for("backend_connected", route=route, protocol="http2")
+    access = chain.proxy.wait_for("access", route=route, status=200)
+    assert access["backend_protocol"] == "HTTP/2"
+    chain.proxy.wait_for("backend_connected", backend=access["backend"], protocol="http2")
 
 
 def test_an_upload_arrives_whole(chain: Chain, fetch: Curl, route: str) -> None:
@@ -117,7 +119,7 @@ def test_an_upload_arrives_whole(chain: Chain, fetch: Curl, route: str) -> None:
 
 
 def test_an_upload_of_unknown_length_arrives_whole(chain: Chain, fetch: Curl, route: str) -> None:
-    answer = fetch(chain.url(route, "/upload"), "--upload-file", "-", content=DOWNLOAD)
+    answer = fetch(chain.url(route, "/upload"), put=DOWNLOAD)
     assert (answer.status, answer.body.decode()) == (200, hashlib.sha256(DOWNLOAD).hexdigest())
 
 

@@ -25,6 +25,8 @@ SPOKEN_TO_IN_HTTP3 = {"HTTP/3.0", "HTTP/3", "3"}
 """How Caddy, Envoy and hypercorn write it."""
 ORIGIN = "origin"
 """The route to the HTTP/1.1 origin."""
+LOCALHOST = "localhost"
+"""The same for ngtcp2's client, which sends no other name."""
 CLIENTS = ["caddy", "envoy"]
 
 
@@ -41,6 +43,9 @@ class Chain:
 
     def url(self, route: str, path: str) -> str:
         return f"https://{route}.example.com:{self.port}{path}"
+
+    def localhost_url(self, path: str) -> str:
+        return f"https://{LOCALHOST}:{self.port}{path}"
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +83,7 @@ def chain(
             for name in BACKENDS
         ]
         routes.append(forward_route(ORIGIN, listen, origin, trust.front, http3=True))
+        routes.append(forward_route(LOCALHOST, listen, origin, trust.front, domain=LOCALHOST, http3=True))
         proxy = running.enter_context(ProxyProcess(folder / "proxy", routes))
         clients: dict[tuple[str, str], int] = {}
         for client, start in (("caddy", caddy_to_http3), ("envoy", envoy_to_http3)):
@@ -108,14 +114,16 @@ def test_a_backend_is_spoken_to_in_http3(chain: Chain, fetch: Curl, route: str) 
     assert fields["x-from"] == "curl"
     assert fields["host"].startswith(f"{route}.example.com")
     assert fields[PEER_PROTOCOL] in SPOKEN_TO_IN_HTTP3
-    chain.proxy.wait_for("backend_connected", route=route, protocol="http3")
+    access = chain.proxy.wait_for("access", route=route, status=200)
+    assert access["backend_protocol"] == "HTTP/3"
+    chain.proxy.wait_for("backend_connected", backend=access["backend"], protocol="http3")
 
 
 @pytest.mark.parametrize("route", BACKENDS)
 def test_large_bodies_cross_both_ways(chain: Chain, fetch: Curl, route: str) -> None:
     digest = hashlib.sha256(DOWNLOAD).hexdigest()
     assert fetch(chain.url(route, "/upload"), content=DOWNLOAD).body.decode() == digest
-    of_unknown_length = fetch(chain.url(route, "/upload"), "--upload-file", "-", content=DOWNLOAD)
+    of_unknown_length = fetch(chain.url(route, "/upload"), put=DOWNLOAD)
     assert of_unknown_length.body.decode() == digest
     assert fetch(chain.url(route, "/download")).body == DOWNLOAD
 
@@ -196,7 +204,7 @@ def gtlsclient(real_program: FindProgram, tmp_path: Path) -> Callable[..., str]:
             "--no-quic-dump",
             "--no-http-dump",
         ]
-        command += [*switches, "127.0.0.1", str(chain.port), *uris]
+        command += [*switches, LOCALHOST, str(chain.port), *uris]
         result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30)
         assert result.returncode == 0, result.stderr
         return result.stdout + result.stderr
@@ -205,7 +213,7 @@ def gtlsclient(real_program: FindProgram, tmp_path: Path) -> Callable[..., str]:
 
 
 def test_ngtcp2_downloads(chain: Chain, gtlsclient: Callable[..., str], tmp_path: Path) -> None:
-    printed = gtlsclient(chain, chain.url(ORIGIN, "/download"))
+    printed = gtlsclient(chain, chain.localhost_url("/download"))
     assert "[:status: 200]" in printed
     assert (tmp_path / "download").read_bytes() == DOWNLOAD
 
@@ -213,12 +221,12 @@ def test_ngtcp2_downloads(chain: Chain, gtlsclient: Callable[..., str], tmp_path
 def test_ngtcp2_uploads(chain: Chain, gtlsclient: Callable[..., str], tmp_path: Path) -> None:
     content = tmp_path / "content"
     content.write_bytes(DOWNLOAD)
-    gtlsclient(chain, f"--data={content}", "--http-method=POST", chain.url(ORIGIN, "/upload"))
+    gtlsclient(chain, f"--data={content}", "--http-method=POST", chain.localhost_url("/upload"))
     assert (tmp_path / "upload").read_text() == hashlib.sha256(DOWNLOAD).hexdigest()
 
 
 def test_ngtcp2_with_many_streams(chain: Chain, gtlsclient: Callable[..., str]) -> None:
-    printed = gtlsclient(chain, "--nstreams=50", chain.url(ORIGIN, "/info"))
+    printed = gtlsclient(chain, "--nstreams=50", chain.localhost_url("/info"))
     assert printed.count("[:status: 200]") == 50
 
 
@@ -229,32 +237,34 @@ def test_ngtcp2_moves_to_another_address(
     gtlsclient(
         chain,
         *("--change-local-addr=1ms", "--delay-stream=50ms"),
-        chain.url(ORIGIN, "/download"),
+        chain.localhost_url("/download"),
     )
     assert (tmp_path / "download").read_bytes() == DOWNLOAD
     assert chain.proxy.wait_for("access", since=since, status=200)["protocol"] == "HTTP/3"
 
 
 def test_ngtcp2_loses_packets(chain: Chain, gtlsclient: Callable[..., str], tmp_path: Path) -> None:
-    gtlsclient(chain, *("--tx-loss=0.02", "--rx-loss=0.02"), chain.url(ORIGIN, "/download"))
+    gtlsclient(chain, *("--tx-loss=0.02", "--rx-loss=0.02"), chain.localhost_url("/download"))
     assert (tmp_path / "download").read_bytes() == DOWNLOAD
 
 
 def test_ngtcp2_asks_for_an_unknown_version(chain: Chain, gtlsclient: Callable[..., str]) -> None:
     """It is told which there are (RFC 9000 §6), and begins again with one of them."""
-    printed = gtlsclient(chain, "--version=0x1a2a3a4a", "--preferred-versions=v1", chain.url(ORIGIN, "/info"))
+    printed = gtlsclient(
+        chain, "--version=0x1a2a3a4a", "--preferred-versions=v1", chain.localhost_url("/info")
+    )
     assert "[:status: 200]" in printed
 
 
 def test_ngtcp2_updates_its_keys(chain: Chain, gtlsclient: Callable[..., str], tmp_path: Path) -> None:
-    gtlsclient(chain, "--key-update=1ms", chain.url(ORIGIN, "/download"))
+    gtlsclient(chain, "--key-update=1ms", chain.localhost_url("/download"))
     assert (tmp_path / "download").read_bytes() == DOWNLOAD
 
 
 def test_ngtcp2_resumes_a_session(chain: Chain, gtlsclient: Callable[..., str], tmp_path: Path) -> None:
     remembered = (f"--session-file={tmp_path / 'session'}", f"--tp-file={tmp_path / 'parameters'}")
-    gtlsclient(chain, *remembered, chain.url(ORIGIN, "/info"))
+    gtlsclient(chain, *remembered, chain.localhost_url("/info"))
     assert (tmp_path / "session").read_text()
     (tmp_path / "info").unlink()
-    gtlsclient(chain, *remembered, "--disable-early-data", chain.url(ORIGIN, "/info"))
+    gtlsclient(chain, *remembered, "--disable-early-data", chain.localhost_url("/info"))
     assert (tmp_path / "info").read_text()

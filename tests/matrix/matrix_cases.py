@@ -112,7 +112,11 @@ async def both_ways_at_once(pair: Pair) -> None:
 
 async def trailers(pair: Pair) -> None:
     stream = await pair.client.request(
-        "POST", "/trailers", [("te", "trailers")], b"content", trailers=[("x-checksum", "abc"), ("x-more", "1")]
+        "POST",
+        "/trailers",
+        [("te", "trailers")],
+        b"content",
+        trailers=[("x-checksum", "abc"), ("x-more", "1")],
     )
     request = await pair.backend.request()
     assert await request.read_all() == b"content"

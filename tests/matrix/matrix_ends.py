@@ -153,7 +153,7 @@ class Backend:
         carrier.wires = carrier.endpoint.wires
 
     async def request(self, path: str | None = None) -> Stream:
-        """The next request, or the next for `path`; whoever asks for none in particular gets them in order."""
+        """The next request, in the order they came, or the next for `path`."""
 
         def find() -> Stream | None:
             return next((each for each in self._arrived if path in (None, each.request.path)), None)

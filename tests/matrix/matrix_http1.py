@@ -86,7 +86,7 @@ class Http1Wire(Wire):
                 return
             event = connection.next_event()
             if event is h11.NEED_DATA or event is h11.PAUSED:
-                if event is h11.PAUSED and connection.our_state is h11.MIGHT_SWITCH_PROTOCOL:
+                if event is h11.PAUSED and connection.our_state is MIGHT_SWITCH_PROTOCOL:
                     return
                 if not self._start_next_cycle():
                     return
@@ -168,6 +168,8 @@ class Http1Wire(Wire):
         elif head.is_interim or head.status == 101:
             self._send(h11.InformationalResponse(status_code=head.status, headers=encoded(fields)))
             if head.status == 101:
+                # The request has ended; what the tunnel carries has not.
+                stream.has_ended = False
                 self._take_events()
             return
         else:

@@ -56,7 +56,7 @@ class World(ABC):
 
     @abstractmethod
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> Callable[[], None]:
-        """Run a task until it ends or the world does; the result cancels it. What it raises fails the test."""
+        """Run a task until it ends or the world does; the result cancels it. An error fails the test."""
 
     @abstractmethod
     def now(self) -> float: ...

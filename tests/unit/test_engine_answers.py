@@ -177,6 +177,7 @@ def test_a_websocket_becomes_a_tunnel(hand: EngineByHand) -> None:
     answer = client.take()
     assert answer.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
     assert b"\r\nx-a: b\r\n" in answer
+    assert b"\r\nconnection: upgrade\r\nupgrade: websocket\r\n" in answer.lower()
     assert b"\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in answer
     assert answer.endswith(b"\r\n\r\nearly-b")
     assert backend.take() == b"early-c"

@@ -285,10 +285,18 @@ async def test_waiting_for_idleness_waits_for_clients_without_a_socket(loop: Loo
 
 @on_both_loops
 async def test_closing_ends_the_wait_for_idleness(loop: Loop) -> None:
-    driver, engine = loop.driver, loop.engine
-    engine.connection_count = 1
-    driver.call_after(0.01, driver._release_everything)
-    assert await driver.wait_idle(PATIENCE_S)
+    loop.engine.connection_count = 1
+    closings: list[object] = []
+
+    def close() -> None:
+        if isinstance(loop.driver, TrioDriver):
+            closings.append(trio.lowlevel.spawn_system_task(loop.driver.aclose))
+        else:
+            closings.append(asyncio.create_task(loop.driver.aclose()))
+
+    loop.driver.call_after(0.01, close)
+    assert await loop.driver.wait_idle(PATIENCE_S)
+    assert closings
 
 
 @on_both_loops

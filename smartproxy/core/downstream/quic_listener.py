@@ -226,9 +226,8 @@ class QuicListener:
         self._plan = plan = generation.configuration.table.quic_port(self.listening_port)
         for session in list(self._sessions.values()):
             session.retire()
-        if plan is None:
-            self._endpoint.accepts_connections = False
-        else:
+        self._endpoint.accepts_connections = plan is not None and not self._draining
+        if plan is not None:
             self._endpoint.limits = _limits(generation, _policy(plan))
         self.flush_soon()
 

@@ -39,6 +39,7 @@ class Exchange(Answer):
     """
 
     __slots__ = (
+        "_asked",
         "_backend",
         "_backend_is_full",
         "_backend_spoke",
@@ -60,7 +61,12 @@ class Exchange(Answer):
     )
 
     def __init__(self, client: ClientFacts, server: ServerStream, head: RequestHead) -> None:
-        super().__init__(client, server, head)
+        #: The head as the client sent it. An extended CONNECT is routed and logged as the GET that it
+        #: would have been in HTTP/1.1 (RFC 8441 §4).
+        self._asked = head
+        super().__init__(
+            client, server, head.with_same_fields(b"GET", head.target) if head.protocol else head
+        )
         self._last_activity = self._started_at
         self._handshake: Handshake | None = None
         self._selection: Selection | None = None
@@ -114,7 +120,9 @@ class Exchange(Answer):
             failure = Failure(FailureSource.PROXY, FailureCode.DESTINATION_NOT_FOUND, "no target matches")
             self._refuse(404, failure, "The route that matches has no target for this request.")
             return
-        if asks_for_websocket(head) and not self._shake_hands(state.target.websocket or action.websocket):
+        if asks_for_websocket(self._asked) and not self._shake_hands(
+            state.target.websocket or action.websocket
+        ):
             return
         if state.asks_functions:
             # They have their time too.
@@ -127,7 +135,7 @@ class Exchange(Answer):
     def _shake_hands(self, rules: WebSocketRules) -> bool:
         self._websocket_rules = rules
         try:
-            self._handshake = websocket_handshake(self._head, rules)
+            self._handshake = websocket_handshake(self._asked, rules)
         except HandshakeError as refusal:
             failure = Failure(FailureSource.CLIENT, FailureCode.HTTP_REQUEST_DENIED, refusal.reason)
             explanation = f"The WebSocket handshake is refused: {refusal.reason}."
@@ -298,7 +306,9 @@ class Exchange(Answer):
             self._note_health(change, choice)
         if (head.status == 101 or self._handshake is not None) and self._switch_protocols(head):
             return
-        self._finish_response_fields(head)
+        fields = end_to_end_fields(head.fields, head.connection_options)
+        head.fields = without_length(fields) if head.status == 204 else fields
+        self._apply_response_rules(head)
         try:
             self._server.send_head(head)
         except LocalProtocolError as error:
@@ -309,21 +319,17 @@ class Exchange(Answer):
         self._response_begun = True
         self._relay_candidate = head.body_length_bytes > RELAY_LEAST_BYTES
 
-    def _finish_response_fields(self, head: ResponseHead) -> None:
-        """Make the fields of a backend's response those that the client gets."""
+    def _apply_response_rules(self, head: ResponseHead) -> None:
+        """Make the end-to-end fields of a backend's response those that the client gets."""
         choice = self._choice
         route = self._route
         assert choice is not None
         assert route is not None
-        fields = end_to_end_fields(head.fields, head.connection_options)
-        if head.status == 204:
-            fields = without_length(fields)
         if route.response_fields is not None:
-            fields = route.response_fields.apply(fields, self.value_of)
-        response_rules = choice.state.target.response_fields
-        if response_rules is not None:
-            fields = response_rules.apply(fields, self.value_of)
-        head.fields = fields
+            head.fields = route.response_fields.apply(head.fields, self.value_of)
+        target_rules = choice.state.target.response_fields
+        if target_rules is not None:
+            head.fields = target_rules.apply(head.fields, self.value_of)
         if route.quic is not None:
             self._advertise(head)
 
@@ -400,7 +406,7 @@ class Exchange(Answer):
             if not handshake.accepted_by(head):
                 return False
             answer = handshake.response(head)
-            self._finish_response_fields(answer)
+            self._apply_response_rules(answer)
             client_stream, from_client = self._server.open_tunnel(answer)
         except (HandshakeError, LocalProtocolError) as error:
             self._drop_backend()

@@ -197,6 +197,8 @@ class Http1Client:
                         receiver.response_informational(event)
                     else:
                         self._keep_alive = event.keep_alive
+                        if self._pool.learns_alternatives:
+                            self._note_alternatives(event)
                         receiver.response_head(event)
                 else:
                     assert isinstance(event, EndOfMessage)
@@ -205,6 +207,11 @@ class Http1Client:
         except Http1Error as error:
             code = FailureCode.HTTP_RESPONSE_INCOMPLETE if self._eof else FailureCode.HTTP_PROTOCOL_ERROR
             self._fail(Failure(FailureSource.BACKEND, code, error.reason))
+
+    def _note_alternatives(self, head: ResponseHead) -> None:
+        alt_svc = [value for name, value in head.fields if name == b"alt-svc"]
+        if alt_svc:
+            self._pool.response_received(self, head.status, b", ".join(alt_svc))
 
     def _finish_response(self, receiver: ResponseReceiver, trailers: Fields) -> None:
         self.receiver = None

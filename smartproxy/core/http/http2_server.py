@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from smartproxy.core.failure import Failure, FailureSource
+from smartproxy.core.failure import Failure, FailureCode, FailureSource
 from smartproxy.core.http.multiplexed.http2_transport import Http2Transport
 from smartproxy.core.http.multiplexed.server import MultiplexedServer
 from smartproxy.core.records import Level
@@ -82,16 +82,17 @@ class Http2Server(MultiplexedServer):
 
     def connection_failed(self, failure: Failure) -> None:
         connection = self._connection
-        level = Level.INFO if failure.code is not failure.code.CONNECTION_TERMINATED else Level.DEBUG
-        connection.context.record(
-            "http",
-            "connection_failed",
-            level,
-            client_ip=connection.client_ip,
-            protocol="HTTP/2",
-            error=failure.code.value,
-            detail=failure.detail,
-        )
+        client_left = failure.code is FailureCode.CONNECTION_TERMINATED
+        if self.streams or not client_left:
+            self.context.record(
+                "http",
+                "connection_failed",
+                Level.DEBUG if client_left else Level.INFO,
+                client_ip=connection.client_ip,
+                protocol="HTTP/2",
+                error=failure.code.value,
+                detail=failure.detail,
+            )
         self.lose_streams(failure)
         connection.ended()
 

@@ -61,15 +61,14 @@ class Waits:
                 ticket.step = Step.HTTP3
         elif self._pool.may_multiplex and self.http3_wanted(for_websocket=ticket.for_websocket):
             ticket.step = Step.HTTP3
-        self._seek(ticket)
+        self._seek_first(ticket)
         if ticket.acquirer is None or ticket.dial is not None or ticket.reserved is not None:
             return
-        shared = self._shared
-        if len(self.waiting) <= self._pool.pools.limits.pending_per_host or (
-            shared is not None and shared.owner is ticket
+        pool = self._pool
+        if len(self.waiting) <= pool.pools.limits.pending_per_host or any(
+            dial is not None and dial.owner is ticket for dial in (self._shared, self._quic)
         ):
             return
-        pool = self._pool
         detail = f"{pool.endpoint}: {pool.open_count} connections, {len(self.waiting) - 1} waiting"
         self._fail(ticket, Failure(FailureSource.PROXY, FailureCode.CONNECTION_LIMIT_REACHED, detail))
 
@@ -119,6 +118,17 @@ class Waits:
                 self._advance_once()
         finally:
             self._is_advancing = False
+
+    def _seek_first(self, ticket: Ticket) -> None:
+        """See to `ticket` before anybody else, also before those whom making room for it would wake."""
+        was_advancing, self._is_advancing = self._is_advancing, True
+        try:
+            self._seek(ticket)
+        finally:
+            self._is_advancing = was_advancing
+        if self._again and not was_advancing:
+            self._again = False
+            self.advance()
 
     def _advance_once(self) -> None:
         stuck: set[tuple[Step, bool, bool]] = set()
@@ -248,7 +258,7 @@ class Waits:
         if hears_nothing:
             self._fail(ticket, _upgrade_failure(f"{pool.endpoint}: no SETTINGS in {SETTINGS_WAIT_S} s"))
         elif ticket.reserved is None:
-            self._seek(ticket)
+            self._seek_first(ticket)
 
     def _is_refused(self, ticket: Ticket, version: int) -> bool:
         """Fail a WebSocket that the backend, which is spoken to in no other version, does not take."""
@@ -327,7 +337,7 @@ class Waits:
         else:
             self._dialling.pop(ticket, None)
             self._abandon(ticket)
-            self._seek(ticket)
+            self._seek_first(ticket)
             self.advance()
             self._pool.trim()
 
@@ -365,7 +375,7 @@ class Waits:
         """Who waits for a dial that failed fails with it; not who may yet be served by what else there is."""
         if self._pool.open_count > 1:
             waiting = [ticket for ticket in waiting if ticket is dial.owner]
-        for ticket in waiting:
+        for ticket in waiting[:1]:
             self._fail(ticket, failure)
 
     # The race with QUIC.

@@ -27,12 +27,18 @@ class SimulatedProxy:
         self.engine = Engine(configuration, simulation.env)
         self.driver = simulation.start_engine(self.engine)
         self._listen(configuration)
+        self._listen_udp()
         self.driver.apply(self.engine.handle_started)
 
     @property
     def ports(self) -> dict[int, int]:
         """Each configured port and the port it listens on; they differ where 0 was configured."""
         return self.driver.listening_ports()
+
+    @property
+    def udp_ports(self) -> dict[int, int]:
+        """Each configured port that is served on UDP, and the UDP port it has."""
+        return self.driver.listening_udp_ports()
 
     def update(self, config: ProxyConfig | Mapping[str, Any]) -> None:
         """Replace the configuration, atomically: a bad one changes nothing.
@@ -42,11 +48,15 @@ class SimulatedProxy:
         configuration = _compile(config)
         self._listen(configuration)
         self.driver.apply(lambda now: self.engine.handle_configuration(configuration, now))
+        self._listen_udp()
         for port in set(self.ports) - set(configuration.table.listening_ports()):
             self.driver.stop_listening(port)
 
     def drain(self) -> None:
-        """Stop gracefully: accept nothing more, finish what is under way."""
+        """Stop gracefully: accept nothing more, finish what is under way.
+
+        UDP sockets stay until `shut_down`: what is under way over QUIC goes through them.
+        """
         for port in list(self.ports):
             self.driver.stop_listening(port)
         self.driver.apply(self.engine.handle_drain)
@@ -66,6 +76,13 @@ class SimulatedProxy:
             self.driver.stop_listening(port)
         self.driver.apply(self.engine.handle_shutdown)
         self.driver.datagrams.close()
+
+    def _listen_udp(self) -> None:
+        # After the engine has the configuration, which says what it wants on UDP.
+        configuration = self.engine.configuration
+        for port in configuration.table.udp_listening_ports():
+            if port not in self.udp_ports:
+                self.driver.listen_udp(port, configuration.listen_hosts, self.ports.get(port))
 
     def _listen(self, configuration: Configuration) -> None:
         opened: list[int] = []

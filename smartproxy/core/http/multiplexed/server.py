@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from smartproxy.core.downstream.client import ClientFacts
 from smartproxy.core.failure import Failure, FailureCode, FailureSource
 from smartproxy.core.http.errors import error_response
-from smartproxy.core.http.messages import RequestHead
 from smartproxy.core.http.multiplexed.server_stream import ServedStream
 from smartproxy.core.http.multiplexed.session import MultiplexedSession, Transport
 from smartproxy.core.records import Level
@@ -86,17 +85,13 @@ class MultiplexedServer(MultiplexedSession[ServedStream]):
 
     def _begin(self, event: RequestReceived) -> None:
         self.served_any = True
-        head = event.head
-        if head.protocol:
-            # RFC 8441 §4: it is routed as the GET that it would have been in HTTP/1.1.
-            head = _as_get(head)
         stream = self.streams[event.stream_id] = ServedStream(
             self, event.stream_id, request_ended=event.end_stream
         )
         if not self.client.may_stay() and not self.retiring:
             self.retiring = True
             self.drain()
-        stream.begin(head)
+        stream.begin(event.head)
 
     def _stream_reset(self, event: StreamReset) -> None:
         stream = self.streams.get(event.stream_id)
@@ -132,7 +127,3 @@ class MultiplexedServer(MultiplexedSession[ServedStream]):
             reason=event.reason,
         )
         client.log_refusal(event.status, failure, f"HTTP/{self.version // 10}")
-
-
-def _as_get(head: RequestHead) -> RequestHead:
-    return head.with_same_fields(b"GET", head.target)
