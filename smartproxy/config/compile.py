@@ -337,6 +337,7 @@ def _websocket_rules(websocket: WebSocketConfig) -> WebSocketRules:
         enabled=websocket.enabled,
         ping_interval_s=websocket.ping_interval,
         ping_timeout_s=websocket.ping_timeout,
+        idle_timeout_s=websocket.idle_timeout,
         max_payload_bytes=websocket.max_payload_size,
         subprotocols=tuple(name.encode("ascii") for name in subprotocols)
         if subprotocols is not None

@@ -193,6 +193,8 @@ class WebSocketRules:
     """Silence of a peer after which it is sent a Ping; None for never."""
     ping_timeout_s: float = 20.0
     """How long after that Ping a peer may stay silent before the WebSocket is closed with 1011."""
+    idle_timeout_s: float = 24 * 3600.0
+    """How long nothing may pass; many applications are silent for longer than any other tunnel may be."""
     max_payload_bytes: int | None = None
     """Of one message. Over it: close code 1009."""
     subprotocols: tuple[bytes, ...] | None = None
@@ -289,8 +291,6 @@ class Timeouts:
     """The longest silence of the side whose turn it is while an exchange is under way."""
     inactivity_s: float = 75.0
     """An idle keep-alive client connection, or a tunnel that moves nothing."""
-    websocket_idle_s: float = 24 * 3600.0
-    """A WebSocket that moves nothing; most applications send less than any other limit would allow."""
     lifetime_s: float = 3600.0
     """A raw connection is closed, an HTTP connection drained, at this age."""
     graceful_shutdown_s: float = 30.0

@@ -51,6 +51,8 @@ class AccessRecord:
     backend_protocol: str = ""
     tls_version: str = ""
     request_id: str = ""
+    close_code: int = 0
+    """A WebSocket's (RFC 6455 §7.4), where an option had its frames opened; 0 for none."""
     failure: str = ""
     failure_detail: str = ""
     user_agent: str = ""

@@ -16,7 +16,7 @@ def access_fields(record: AccessRecord) -> dict[str, object]:
     values: dict[str, object] = {}
     for name in _ACCESS_FIELDS:
         value = getattr(record, name)
-        if value != "" and not (name == "status" and value == 0):
+        if value != "" and not (value == 0 and name in ("status", "close_code")):
             values[name] = value
     values["duration_s"] = round(record.duration_s, 6)
     return values

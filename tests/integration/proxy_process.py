@@ -31,7 +31,7 @@ def forward_route(
     http3: bool = False,
     **action: Any,
 ) -> Record:
-    """A route for `domain` (default: NAME.example.com): `certificate` (None: cleartext) in front, with HTTP/3 if wanted.
+    """A route for `domain` (default: NAME.example.com), `certificate` (None: cleartext) in front.
 
     `backend_ca` vouches for backend.example.com, who is behind it; None: cleartext.
     """

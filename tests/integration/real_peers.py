@@ -48,7 +48,7 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """An authority's certificate in a file, and who it vouches for: *.example.com with localhost, and the backend."""
+    """An authority in a file, and certificates from it: *.example.com with localhost, the backend."""
 
     ca_file: Path
     front: Certificate

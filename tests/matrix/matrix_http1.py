@@ -86,8 +86,6 @@ class Http1Wire(Wire):
                 return
             event = connection.next_event()
             if event is h11.NEED_DATA or event is h11.PAUSED:
-                if event is h11.PAUSED and connection.our_state is MIGHT_SWITCH_PROTOCOL:
-                    return
                 if not self._start_next_cycle():
                     return
             elif isinstance(event, h11.ConnectionClosed):

@@ -18,7 +18,7 @@ from smartproxy.core.wire.http2 import (
     frames,
 )
 
-ENGINE_NAMES: tuple[Http2EngineName, ...] = ("h2", "jh2")
+ENGINE_NAMES: tuple[Http2EngineName, ...] = ("h2", "jh2", "native", "native-hpack")
 ENGINES = [
     pytest.param(
         name,

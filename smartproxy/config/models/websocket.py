@@ -47,6 +47,9 @@ class WebSocketConfig(ConfigModel):
         default=20.0,
         description="How long after such a Ping nothing may come before the WebSocket is closed (1011).",
     )
+    idle_timeout: Duration = Field(
+        default=86400.0, description="How long nothing may pass before the WebSocket is closed."
+    )
     max_payload_size: Size | None = Field(
         default=None, description="The largest message, over which it is closed (1009). Left out: no limit."
     )

@@ -25,6 +25,7 @@ def exchange_record(
     bytes_received: int,
     bytes_sent: int,
     status: int,
+    close_code: int,
     failure: Failure | None,
 ) -> AccessRecord:
     """What the log says of a request; `bytes_*` count its content and that of its response."""
@@ -47,6 +48,7 @@ def exchange_record(
         authority=head.authority.decode("latin-1"),
         target=head.target.decode("latin-1"),
         status=status,
+        close_code=close_code,
         backend=backend,
         backend_protocol=_VERSIONS[backend_version] if backend_version else "",
         tls_version=client.tls_version,

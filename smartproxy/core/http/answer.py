@@ -20,6 +20,7 @@ class Answer:
 
     __slots__ = (
         "_client",
+        "_close_code",
         "_context",
         "_failure",
         "_head",
@@ -49,6 +50,8 @@ class Answer:
         self._status = 0
         self._request_bytes = 0
         self._response_bytes = 0
+        #: Of a WebSocket whose frames were opened; 0 for unknown.
+        self._close_code = 0
         self._failure: Failure | None = None
 
     def value_of(self, name: str) -> str:
@@ -143,6 +146,7 @@ class Answer:
                     bytes_received=self._request_bytes,
                     bytes_sent=self._response_bytes,
                     status=self._status,
+                    close_code=self._close_code,
                     failure=self._failure,
                 )
             )

@@ -93,6 +93,8 @@ _SENTENCES = {
     413: "The request's content is too large.",
     414: "The request's URL is too long.",
     421: "This connection does not serve that host. Open a connection of its own for it.",
+    417: "The expectation that the request names cannot be met.",
+    426: "The request asks for another version of a protocol than is spoken here.",
     429: "Too many requests. Try again later.",
     431: "The request's header section is too large.",
     500: "Something went wrong in the proxy.",

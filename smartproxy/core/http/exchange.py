@@ -423,7 +423,7 @@ class Exchange(Answer):
             rules=self._websocket_rules,
             extensions=handshake.extensions,
             timer=self._server.timer,
-            idle_s=self._client.timeouts.websocket_idle_s,
+            idle_s=self._websocket_rules.idle_timeout_s,
             on_end=self._tunnel_ended,
         )
         if from_backend:
@@ -440,6 +440,7 @@ class Exchange(Answer):
         self._request_bytes += tunnel.from_client.moved_bytes
         self._response_bytes += tunnel.from_backend.moved_bytes
         self._failure = failure
+        self._close_code = tunnel.close_code or 0
         self._release_host()
         self._finish()
         self._server.tunnel_ended()

@@ -375,7 +375,7 @@ class Waits:
         """Who waits for a dial that failed fails with it; not who may yet be served by what else there is."""
         if self._pool.open_count > 1:
             waiting = [ticket for ticket in waiting if ticket is dial.owner]
-        for ticket in waiting[:1]:
+        for ticket in waiting:
             self._fail(ticket, failure)
 
     # The race with QUIC.

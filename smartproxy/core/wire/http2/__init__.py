@@ -12,9 +12,9 @@ differently resets its stream; whatever costs us more than the peer is counted
 
 from __future__ import annotations
 
-from smartproxy.core.wire.http2.backend_h2 import AVAILABLE_ENGINES
 from smartproxy.core.wire.http2.connection import Http2Connection
 from smartproxy.core.wire.http2.engine import Http2EngineName
+from smartproxy.core.wire.http2.engine_choice import AVAILABLE_ENGINES
 from smartproxy.core.wire.http2.errors import (
     ErrorCode,
     Http2Error,

@@ -19,7 +19,7 @@ import h2.settings
 import hpack
 
 from smartproxy.core.http.messages import Fields
-from smartproxy.core.wire.http2.engine import Http2Engine, Http2EngineName
+from smartproxy.core.wire.http2.engine import Http2EngineName
 from smartproxy.core.wire.http2.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from smartproxy.core.wire.http2.frames import (
     ACK,
@@ -35,6 +35,7 @@ from smartproxy.core.wire.http2.frames import (
     SETTINGS,
     encode_frame,
     encode_settings,
+    encode_window_update,
 )
 from smartproxy.core.wire.http2.header_blocks import check_header_block
 from smartproxy.core.wire.http2.heads import EncodedLine, NeverIndexedField
@@ -93,20 +94,9 @@ class _Library:
         self.stream_reset: type[object] = modules.events.StreamReset
 
 
-_LIBRARIES: dict[Http2EngineName, _Library] = {"h2": _Library(h2, compiled=False)}
+LIBRARIES: dict[Http2EngineName, _Library] = {"h2": _Library(h2, compiled=False)}
 if _JH2_IS_THERE:
-    _LIBRARIES["jh2"] = _Library(jh2, compiled=True)
-
-AVAILABLE_ENGINES: tuple[Http2EngineName, ...] = tuple(_LIBRARIES)
-"""Engines that are installed; the last one is the fastest and the default."""
-
-
-def create_engine(name: Http2EngineName | None, *, client_side: bool, limits: Http2Limits) -> Http2Engine:
-    """An engine for one connection; None: the fastest. Raises LocalProtocolError if it is not installed."""
-    library = _LIBRARIES.get(name or AVAILABLE_ENGINES[-1])
-    if library is None:
-        raise LocalProtocolError(f"the HTTP/2 engine {name} is not installed")
-    return LibraryEngine(library, client_side=client_side, limits=limits)
+    LIBRARIES["jh2"] = _Library(jh2, compiled=True)
 
 
 class _FieldDecoder:
@@ -245,13 +235,11 @@ class LibraryEngine:
     def discard_headers(self, block: bytes) -> None:
         self._decoder.decode(block)
 
-    def receive_data(self, frame: bytes) -> bytes:
-        events = self._receive(frame)
-        data: bytes = events[0].data
-        return data
+    def receive_data(self, stream_id: int, data: bytes, start: int, end: int) -> None:
+        self._receive(data[start:end])
 
-    def receive_window_update(self, frame: bytes) -> bool:
-        events = self._receive(frame)
+    def receive_window_update(self, stream_id: int, increment: int) -> bool:
+        events = self._receive(encode_window_update(stream_id, increment))
         return not events or type(events[0]) is not self._library.stream_reset
 
     def receive_settings(self, values: Mapping[int, int]) -> None:

@@ -6,9 +6,9 @@ import math
 
 from smartproxy.core.http.messages import Fields, RequestHead, ResponseHead
 from smartproxy.core.wire.http2 import frames
-from smartproxy.core.wire.http2.backend_h2 import create_engine
 from smartproxy.core.wire.http2.connection_state import ConnectionState
 from smartproxy.core.wire.http2.engine import Http2EngineName
+from smartproxy.core.wire.http2.engine_choice import create_engine
 from smartproxy.core.wire.http2.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from smartproxy.core.wire.http2.events import Http2Event, StreamReset
 from smartproxy.core.wire.http2.heads import encode_request, encode_response
@@ -29,7 +29,7 @@ class Http2Connection:
         transport.write(connection.data_to_send())      # after every call
         if connection.ended: transport.close()
 
-    `now` is monotonic seconds. `engine` is "h2", "jh2", or None for the fastest installed.
+    `now` is monotonic seconds. `engine` is one of `AVAILABLE_ENGINES`, or None for the fastest.
 
     Content that arrives is charged to the peer's windows until
     `acknowledge_received_data` says that it has been consumed; content to send that the

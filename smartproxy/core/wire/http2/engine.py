@@ -13,7 +13,8 @@ from typing import Literal, Protocol
 from smartproxy.core.http.messages import Fields
 from smartproxy.core.wire.http2.heads import EncodedLine
 
-Http2EngineName = Literal["h2", "jh2"]
+Http2EngineName = Literal["h2", "jh2", "native", "native-hpack"]
+"""Libraries, and our own engine: over the fastest header compression installed, or over hpack's."""
 
 
 class Http2Engine(Protocol):
@@ -34,11 +35,11 @@ class Http2Engine(Protocol):
     def discard_headers(self, block: bytes) -> None:
         """Decode a header block that is for no stream: the compression goes on (RFC 9113 §4.3)."""
 
-    def receive_data(self, frame: bytes) -> bytes:
-        """The content of a whole DATA frame, its payload charged to the windows."""
+    def receive_data(self, stream_id: int, data: bytes, start: int, end: int) -> None:
+        """Charge the DATA frame that is `data[start:end]` to the windows."""
 
-    def receive_window_update(self, frame: bytes) -> bool:
-        """Take a whole WINDOW_UPDATE. False: the stream's window overflowed, the engine wrote its reset."""
+    def receive_window_update(self, stream_id: int, increment: int) -> bool:
+        """More may be sent. False: the stream's window overflowed, the engine wrote its reset."""
 
     def receive_settings(self, values: Mapping[int, int]) -> None:
         """Put the peer's settings in force and queue the acknowledgement."""

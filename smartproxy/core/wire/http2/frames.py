@@ -13,6 +13,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 FRAME_HEADER = struct.Struct(">HBBBL")
 """Length in two parts (16 and 8 bits), type, flags, stream identifier."""
 FRAME_HEADER_BYTES = 9
+FLAGS_OFFSET = 4
 
 DATA = 0x0
 HEADERS = 0x1

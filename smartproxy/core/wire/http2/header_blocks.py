@@ -44,6 +44,18 @@ def check_header_block(block: bytes, max_table_bytes: int, max_lines: int) -> No
             position = _string_end(block, position, end)
 
 
+def literal_end(block: bytes, position: int) -> int:
+    """Where a literal that is not to be indexed ends (RFC 7541 §6.2.2, §6.2.3). Raises RemoteProtocolError."""
+    index = block[position] & 0x0F
+    position += 1
+    if index == 0x0F:
+        _, position = _integer(block, position)
+    end = len(block)
+    if not index:
+        position = _string_end(block, position, end)
+    return _string_end(block, position, end)
+
+
 def _string_end(block: bytes, position: int, end: int) -> int:
     if position >= end:
         raise _undecodable()

@@ -77,10 +77,10 @@ class FrameReceiver:
         """Take `data`, appending to `events`. Raises RemoteProtocolError."""
         buffer = self._buffer
         if buffer:
-            buffer += data
-            if len(buffer) < self._needed_bytes:
+            if len(buffer) + len(data) < self._needed_bytes:
+                buffer += data
                 return
-            data = bytes(buffer)
+            data = b"".join((buffer, data))
             buffer.clear()
         position = 0
         end = len(data)
@@ -130,7 +130,7 @@ class FrameReceiver:
         elif frame_type == frames.HEADERS:
             self._receive_headers(flags, stream_id, data[payload_start:end])
         elif frame_type == frames.WINDOW_UPDATE:
-            self._receive_window_update(stream_id, data[start:end])
+            self._receive_window_update(stream_id, data[payload_start:end])
         elif frame_type == frames.CONTINUATION:
             self._receive_continuation(flags, stream_id, data[payload_start:end])
         elif frame_type == frames.RST_STREAM:
@@ -199,6 +199,9 @@ class FrameReceiver:
         try:
             if stream.receiving is Half.HEAD:
                 self._receive_response(stream, lines, ends_stream)
+            elif not ends_stream:
+                # RFC 9113 §8.1.
+                raise RemoteProtocolError(ErrorCode.PROTOCOL_ERROR, "frame out of place")
             else:
                 self._receive_trailers(stream, lines)
         except StreamError as error:
@@ -267,7 +270,6 @@ class FrameReceiver:
             stream.receiving = Half.CONTENT
 
     def _receive_trailers(self, stream: Stream, lines: Fields) -> None:
-        # The engine has seen to it that they end the stream (RFC 9113 §8.1).
         state = self._state
         trailers = decode_trailers(lines, state.limits)
         if stream.content_left_bytes > 0:
@@ -314,13 +316,16 @@ class FrameReceiver:
             reason = "Content-Length differs from the content"
             state.reset_for_fault(stream_id, ErrorCode.PROTOCOL_ERROR, reason, self._events)
         else:
-            content = state.engine.receive_data(data[start:end])
+            state.engine.receive_data(stream_id, data, start, end)
+            content_start = start + frames.FRAME_HEADER_BYTES
             if padding_bytes:
                 state.engine.acknowledge_data(stream_id, padding_bytes)
+                content_start += 1
             if stream.content_left_bytes >= 0:
                 stream.content_left_bytes = left
             if content_bytes:
                 stream.unconsumed_bytes += content_bytes
+                content = data[content_start : content_start + content_bytes]
                 self._events.append(DataReceived(stream_id, content))
             if ends_stream:
                 stream.receiving = Half.ENDED
@@ -329,14 +334,14 @@ class FrameReceiver:
 
     # Everything else.
 
-    def _receive_window_update(self, stream_id: int, frame: bytes) -> None:
+    def _receive_window_update(self, stream_id: int, payload: bytes) -> None:
         state = self._state
-        increment = frames.parse_word(frame[frames.FRAME_HEADER_BYTES :]) & frames.STREAM_ID_MASK
+        increment = frames.parse_word(payload) & frames.STREAM_ID_MASK
         state.abuse.count_window_update()
         if not stream_id:
             if not increment:
                 raise RemoteProtocolError(ErrorCode.PROTOCOL_ERROR, "window update of nothing")
-            state.engine.receive_window_update(frame)
+            state.engine.receive_window_update(0, increment)
             self.flush()
             return
         stream = state.streams.get(stream_id)
@@ -348,7 +353,7 @@ class FrameReceiver:
             state.reset_for_fault(
                 stream_id, ErrorCode.PROTOCOL_ERROR, "window update of nothing", self._events
             )
-        elif state.engine.receive_window_update(frame):
+        elif state.engine.receive_window_update(stream_id, increment):
             for ended in state.sender.flush_stream(stream, self._events):
                 state.end_exchange_if_over(ended)
         else:
