@@ -144,6 +144,7 @@ class _Compiler:
             timeouts=_timeouts(model),
             limits=Limits(**dict(model.limits)),
             server_name=model.server_name,
+            quic_engine=None if model.quic_engine == "auto" else model.quic_engine,
         )
 
     def refresh_after_s(self) -> float:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from smartproxy.core.routing.conditions import FieldCondition
     from smartproxy.core.routing.table import RouteTable
     from smartproxy.core.security.ip_rules import IpSet
+    from smartproxy.core.wire.http3.quic_engine import EngineName
     from smartproxy.core.wire.websocket.origins import OriginAllowList
 
 
@@ -333,3 +334,5 @@ class Configuration:
     limits: Limits = field(default_factory=Limits)
     server_name: str = "smartproxy"
     """The proxy's name in Proxy-Status and Via."""
+    quic_engine: EngineName | None = None
+    """What carries the QUIC of clients; None: the fastest installed."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from matrix_pairs import Pair
 from matrix_peers import Head, Stream, StreamAborted
 
-Case = Callable[[Pair], Awaitable[None]]
+Case = Callable[[Pair], Coroutine[Any, Any, None]]
 
 LARGE_BYTES = int(os.environ.get("MATRIX_LARGE_BYTES", 2 * 1024 * 1024))
 """The size of a large body; recorded runs set it to 100 MiB."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from matrix_cases import check_alive, check_one_connection
 from matrix_pairs import Pair
@@ -18,7 +19,7 @@ from matrix_websocket import (
     open_websocket,
 )
 
-Case = Callable[[Pair], Awaitable[None]]
+Case = Callable[[Pair], Coroutine[Any, Any, None]]
 
 BINARY = bytes(range(256)) * 1024
 HOURS_S = 3 * 3600.0

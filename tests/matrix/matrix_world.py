@@ -16,6 +16,10 @@ from harness import Network
 from smartproxy.drivers.simulation import CLIENT_IP, Simulation
 from smartproxy.drivers.simulation.tasks import Signal, Task
 
+PATIENCE_S = float(os.environ.get("MATRIX_PATIENCE_S", 20.0))
+"""Only how long a case that hangs may do so."""
+VIRTUAL_PATIENCE_S = 500.0
+
 
 class Bell(ABC):
     """Wakes all who wait when it rings. Nothing is remembered: look, then wait, and look again."""
@@ -67,6 +71,10 @@ class World(ABC):
     @abstractmethod
     async def sleep(self, seconds: float) -> None: ...
 
+    @abstractmethod
+    async def finish(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a case to its end. Raises TimeoutError when it seems to hang."""
+
     @property
     def is_simulated(self) -> bool:
         return self.net.name == "simulation"
@@ -115,6 +123,10 @@ class AsyncioWorld(RealWorld):
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
+    async def finish(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            await coroutine
+
 
 def _ignore(_: object) -> None:
     return None
@@ -156,6 +168,13 @@ class TrioWorld(RealWorld):
 
     async def sleep(self, seconds: float) -> None:
         await trio.sleep(seconds)
+
+    async def finish(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        try:
+            with trio.fail_after(PATIENCE_S):
+                await coroutine
+        except trio.TooSlowError as error:
+            raise TimeoutError from error
 
 
 class SimulatedBell(Bell):
@@ -205,6 +224,9 @@ class SimulatedWorld(World):
 
     async def sleep(self, seconds: float) -> None:
         await self.sim.sleep(seconds)
+
+    async def finish(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        await self.sim.wait_for(coroutine, VIRTUAL_PATIENCE_S)
 
 
 @asynccontextmanager

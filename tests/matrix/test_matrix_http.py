@@ -21,7 +21,7 @@ def test_the_peers_do_it_without_a_proxy(network: str, version: Version, case: C
 
     async def body(net: Network) -> None:
         async with direct_pair(net, version) as pair:
-            await case(pair)
+            await pair.world.finish(case(pair))
 
     run_on(network, body)
 
@@ -33,6 +33,6 @@ def test_the_peers_do_it_without_a_proxy(network: str, version: Version, case: C
 def test_http_crosses_the_proxy(network: str, front: Version, back: Version, case: Case) -> None:
     async def body(net: Network) -> None:
         async with proxied_pair(net, front, back) as pair:
-            await case(pair)
+            await pair.world.finish(case(pair))
 
     run_on(network, body)

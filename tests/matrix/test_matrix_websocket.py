@@ -19,7 +19,7 @@ def _name(case: Case) -> str:
 def test_the_peers_keep_websockets_without_a_proxy(network: str, version: Version, case: Case) -> None:
     async def body(net: Network) -> None:
         async with direct_pair(net, version) as pair:
-            await case(pair)
+            await pair.world.finish(case(pair))
 
     run_on(network, body)
 
@@ -31,7 +31,7 @@ def test_the_peers_keep_websockets_without_a_proxy(network: str, version: Versio
 def test_websockets_cross_the_proxy(network: str, front: Version, back: Version, case: Case) -> None:
     async def body(net: Network) -> None:
         async with proxied_pair(net, front, back) as pair:
-            await case(pair)
+            await pair.world.finish(case(pair))
 
     run_on(network, body)
 

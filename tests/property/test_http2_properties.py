@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Iterator
 
@@ -11,7 +10,6 @@ import h2.connection
 import h2.events
 import h2.exceptions
 import h2.settings
-import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -439,8 +437,5 @@ def test_content_is_measured_against_its_length(data: st.DataObject, engine: Htt
     assert b"".join(chunks).startswith(arrived)
 
 
-def test_both_engines_are_tried() -> None:
-    combinations = list(itertools.product(AVAILABLE_ENGINES, repeat=2))
-    if len(AVAILABLE_ENGINES) == 1:
-        pytest.skip("jh2 is not installed; to get it: pip install jh2")
-    assert len(combinations) == 4
+def test_every_engine_that_is_installed_is_tried() -> None:
+    assert {"h2", "native", "native-hpack"} <= set(AVAILABLE_ENGINES)

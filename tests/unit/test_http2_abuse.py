@@ -423,10 +423,10 @@ def test_a_long_life_leaves_nothing_behind(engine: Http2EngineName) -> None:
     peer = RawPeer(engine)
     tracemalloc.start()
     try:
-        use_up_streams(peer, 1, 300)
+        use_up_streams(peer, 1, 600)
         gc.collect()
         before, _ = tracemalloc.get_traced_memory()
-        use_up_streams(peer, 1801, 400)
+        use_up_streams(peer, 3601, 400)
         gc.collect()
         after, _ = tracemalloc.get_traced_memory()
     finally:

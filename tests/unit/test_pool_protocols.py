@@ -603,3 +603,30 @@ def test_a_probe_of_a_full_pool_is_not_queued(new_pool: NewPool) -> None:
     hand.dial().connect("http/1.1")
     hand.ask(exclusive=True, over_limit=True)
     assert hand.dial().alpn == (b"h2", b"http/1.1")
+
+
+# What is given back.
+
+
+def test_a_cancelled_trial_of_http2_is_given_back(new_pool: NewPool) -> None:
+    hand = new_pool()
+    hand.ask()
+    hand.dial().fail(ALERT)
+    hand.dial().fail(ALERT)
+    hand.advance(5.0)
+    trial = hand.ask()
+    assert hand.dial().alpn == (b"h2", b"http/1.1")
+    trial.cancel()
+    hand.ask()
+    assert hand.dial().alpn == (b"h2", b"http/1.1")
+    assert hand.take_records().count("h2_retry") == 2
+
+
+def test_draining_gives_up_a_quic_dial_nobody_waits_for(new_pool: NewPool) -> None:
+    hand = new_pool()
+    hand.learn_http3()
+    hand.ask().cancel()
+    assert hand.dial().is_quic
+    hand.pools.drain()
+    assert not hand.dials
+    hand.settle()

@@ -151,6 +151,11 @@ class ProxyConfig(ConfigModel):
 
     limits: LimitsConfig = Field(default=LimitsConfig(), description="Bounds on what one peer may cost.")
     logging: LoggingConfig = Field(default=LoggingConfig(), description="What is logged, and how.")
+    quic_engine: Literal["auto", "aioquic", "qh3"] = Field(
+        default="auto",
+        description="What carries the QUIC of clients. `auto`: qh3, which is faster, where it is installed "
+        "(`pip install smartproxy[fast]`), else aioquic.",
+    )
     server_name: Annotated[str, AfterValidator(_check_server_name)] = Field(
         default="smartproxy",
         min_length=1,

@@ -28,7 +28,7 @@ class Http2Client(MultiplexedBackend):
         wire = Http2Connection(client_side=True, limits=limits)
         self._http2 = Http2Transport(context, wire, stream, link, FailureSource.BACKEND)
         super().__init__(context, self._http2, owner)
-        self._timer = Timer(self._http2.check)
+        self._timer = Timer(self._look_around)
 
     def begin(self) -> None:
         self._http2.begin(self)
@@ -44,6 +44,13 @@ class Http2Client(MultiplexedBackend):
 
     def flush(self) -> None:
         super().flush()
+        due = self._http2.next_timeout()
+        if due < self._timer.deadline:
+            self.context.timers.set(self._timer, due)
+
+    def _look_around(self) -> None:
+        """Something may be due; what has been put off meanwhile is to be looked at later."""
+        self._http2.check()
         due = self._http2.next_timeout()
         if due < self._timer.deadline:
             self.context.timers.set(self._timer, due)

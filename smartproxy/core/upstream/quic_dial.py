@@ -9,7 +9,7 @@ from math import inf
 
 from smartproxy.core.configuration import OriginTls, Timeouts
 from smartproxy.core.context import Context
-from smartproxy.core.datagrams import Datagram, DatagramLink
+from smartproxy.core.datagrams import DEAF, Datagram, DatagramLink
 from smartproxy.core.failure import Failure, FailureCode, FailureSource, LostReason
 from smartproxy.core.ops import Address, OpenDatagrams, Opened, OperationFailed, Result
 from smartproxy.core.records import Level
@@ -353,6 +353,7 @@ class _Handshake:
         for position, event in enumerate(events):
             if isinstance(event, HandshakeCompleted):
                 self._done = True
+                self._link.handler = DEAF
                 self._context.timers.cancel(self._timer)
                 self._dial.handshake_completed(self, connection, self._link, events[position + 1 :])
                 return

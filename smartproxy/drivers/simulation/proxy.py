@@ -99,4 +99,8 @@ class SimulatedProxy:
 
 def _compile(config: ProxyConfig | Mapping[str, Any]) -> Configuration:
     model = config if isinstance(config, ProxyConfig) else parse_config(config)
-    return compile_configuration(model).configuration
+    configuration = compile_configuration(model).configuration
+    if configuration.quic_engine is None:
+        # The one whose every decision is taken in Python, from the clock and the entropy it is given.
+        configuration.quic_engine = "aioquic"
+    return configuration

@@ -174,6 +174,10 @@ class RequestedStream:
         receiver.response_end(trailers)
 
     def lost(self, failure: Failure) -> None:
+        if self._held_end is not None and self._receiver is not None:
+            # The response is here in full; its receiver only takes it slowly.
+            self._over()
+            return
         receiver, self._receiver = self._receiver, None
         self._held.clear()
         if self.tunnel is not None:

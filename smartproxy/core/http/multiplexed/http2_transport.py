@@ -150,7 +150,10 @@ class Http2Transport:
             self.stream.write(data)
         self.close()
         assert self._user is not None
-        self._user.connection_failed(Failure(self._source, FailureCode.HTTP_PROTOCOL_ERROR, str(error)))
+        # Without an error code it is a PING without an answer: the peer is gone, not wrong.
+        is_silent = error.error_code is ErrorCode.NO_ERROR
+        code = FailureCode.CONNECTION_TERMINATED if is_silent else FailureCode.HTTP_PROTOCOL_ERROR
+        self._user.connection_failed(Failure(self._source, code, str(error), retryable=is_silent))
 
     def receive_eof(self) -> None:
         self.stream_lost(Failure(self._source, FailureCode.CONNECTION_TERMINATED, "closed by the peer"))

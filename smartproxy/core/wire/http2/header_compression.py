@@ -224,7 +224,9 @@ def _literal(pattern: int, name: bytes, value: bytes) -> bytes:
     """A literal that leaves every table as it is (RFC 7541 §6.2.2, §6.2.3)."""
     index = _STATIC_NAME_INDICES.get(name)
     if index is None:
-        return b"".join((bytes((pattern,)), _integer(0, 7, len(name)), name, _integer(0, 7, len(value)), value))
+        return b"".join(
+            (bytes((pattern,)), _integer(0, 7, len(name)), name, _integer(0, 7, len(value)), value)
+        )
     return b"".join((_integer(pattern, 4, index), _integer(0, 7, len(value)), value))
 
 
