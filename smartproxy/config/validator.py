@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from pydantic import ValidationError
@@ -70,6 +71,9 @@ class RouteValidator:
                 problems += check_target(config.defaults.target, ("defaults", "target"))
             problems += _check_proxy_policies(enabled, config)
             problems += _check_certificates(enabled, config)
+            if config.quic_engine == "qh3" and find_spec("qh3") is None:
+                message = "is not installed: pip install smartproxy[fast]"
+                problems.append(error(("quic_engine",), message, given=config.quic_engine))
         problems += _check_reachable(enabled)
         return problems
 

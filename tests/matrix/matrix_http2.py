@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from h2.config import H2Configuration
@@ -19,6 +20,7 @@ from h2.events import (
     StreamReset,
     TrailersReceived,
 )
+from h2.exceptions import StreamClosedError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 from matrix_peers import (
@@ -193,7 +195,9 @@ class Http2Wire(Wire):
 
     def reset(self, stream: Stream) -> None:
         code = ErrorCodes.CANCEL if self.is_client else ErrorCodes.INTERNAL_ERROR
-        self._connection.reset_stream(stream.stream_id, code)
+        # Both sides may give a stream up at once.
+        with suppress(StreamClosedError):
+            self._connection.reset_stream(stream.stream_id, code)
         del self.streams[stream.stream_id]
         if stream.unread_bytes:
             self._connection.increment_flow_control_window(stream.unread_bytes)

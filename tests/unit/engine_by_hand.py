@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any
 
@@ -18,12 +18,14 @@ from smartproxy.core.configuration import (
     Target,
     Timeouts,
 )
+from smartproxy.core.datagrams import Datagram, DatagramLink
 from smartproxy.core.engine import Engine
 from smartproxy.core.env import Env
 from smartproxy.core.failure import LostReason
 from smartproxy.core.ops import (
     Address,
     CancelOperation,
+    OpenDatagrams,
     Opened,
     OpenStream,
     Operation,
@@ -159,13 +161,45 @@ class End:
         return self.link.reading
 
 
+class DatagramEnd:
+    """The network around one UDP socket of the engine's."""
+
+    def __init__(self, hand: EngineByHand, link: DatagramLink) -> None:
+        self._hand = hand
+        self.link = link
+        self._received: list[Datagram] = []
+        self.takes_datagrams = True
+        """False: the socket is full, and nothing is pulled."""
+
+    def send(self, *datagrams: Datagram) -> None:
+        """A burst arrives, each with whom it is from."""
+        assert not self.link.closing, "the link is closed"
+        self._hand.engine.handle_datagrams(self.link, list(datagrams), self._hand.now)
+        self._hand.drain()
+
+    def lose(self, reason: LostReason = LostReason.REFUSED) -> None:
+        self._hand.engine.handle_datagrams_lost(self.link, reason, self._hand.now)
+        self._hand.drain()
+
+    def take_datagrams_again(self) -> None:
+        self.takes_datagrams = True
+        self._hand.visit_datagrams(self.link)
+        self._hand.drain()
+
+    def take(self) -> list[Datagram]:
+        """What has come since the last time, with whom it is for."""
+        received, self._received = self._received, []
+        return received
+
+
 class EngineByHand:
     """Holds an engine and everything outside of it: peers, operations under way, records, the clock."""
 
-    def __init__(self, first: Configuration) -> None:
+    def __init__(self, first: Configuration, *, entropy: Callable[[int], bytes] = bytes) -> None:
         self.now = 1000.0
-        self.engine = Engine(first, Env(entropy=bytes, wall_clock=lambda: 1_700_000_000.0))
+        self.engine = Engine(first, Env(entropy=entropy, wall_clock=lambda: 1_700_000_000.0))
         self.ends: dict[int, End] = {}
+        self.datagram_ends: dict[int, DatagramEnd] = {}
         self.pending: dict[int, Operation] = {}
         self.cancelled: list[Operation] = []
         self.relays: list[StartRelay] = []
@@ -180,17 +214,20 @@ class EngineByHand:
         while True:
             operations = engine.poll_operations()
             links = engine.poll_dirty_links()
+            datagram_links = engine.poll_dirty_datagram_links()
             for operation in operations:
                 self._take_operation(operation)
             for link in links:
                 self.visit(link)
+            for datagram_link in datagram_links:
+                self.visit_datagrams(datagram_link)
             for record in engine.poll_records():
                 if isinstance(record, AccessRecord):
                     self.access.append(record)
                 else:
                     assert record.event != "internal_error", record.fields
                     self.records.append(record)
-            if not operations and not links:
+            if not operations and not links and not datagram_links:
                 return
 
     def _take_operation(self, operation: Operation) -> None:
@@ -216,6 +253,21 @@ class EngineByHand:
                 end._received += data
             if link.notify_writable and link.ending < Ending.CLOSE:
                 self.engine.handle_writable(link, self.now)
+
+    def visit_datagrams(self, link: DatagramLink) -> None:
+        """The same for a UDP socket."""
+        end = self.datagram_end(link)
+        if not end.takes_datagrams:
+            return
+        while datagrams := link.pull():
+            end._received += datagrams
+        if link.notify_writable and not link.closing:
+            self.engine.handle_datagrams_writable(link, self.now)
+
+    def datagram_end(self, link: DatagramLink) -> DatagramEnd:
+        if link.id not in self.datagram_ends:
+            self.datagram_ends[link.id] = DatagramEnd(self, link)
+        return self.datagram_ends[link.id]
 
     def end(self, link: Link) -> End:
         if link.id not in self.ends:
@@ -256,6 +308,21 @@ class EngineByHand:
         operation = operation or self.operation()
         operation.link.local = (PROXY_IP, 40000)
         end = self.end(operation.link)
+        self.answer(operation, Opened(operation.link.local))
+        return end
+
+    def bind(self, port: int = 443) -> DatagramEnd:
+        """A UDP socket is bound for a port of the configuration."""
+        link = self.engine.handle_udp_bound(port, (PROXY_IP, port), self.now)
+        assert link is not None, "nobody wants it"
+        self.drain()
+        return self.datagram_end(link)
+
+    def open_datagrams(self, operation: OpenDatagrams | None = None) -> DatagramEnd:
+        """The UDP socket asked for is open."""
+        operation = operation or self.operation(OpenDatagrams)
+        operation.link.local = (PROXY_IP, 40001)
+        end = self.datagram_end(operation.link)
         self.answer(operation, Opened(operation.link.local))
         return end
 

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from smartproxy.config import ConfigError, Problem, ProxyConfig, RouteValidator, Severity, parse_config
+from smartproxy.config import (
+    ConfigError,
+    Problem,
+    ProxyConfig,
+    RouteValidator,
+    Severity,
+    compile_configuration,
+    parse_config,
+)
 
 TLS = {"mode": "terminate", "certificate": {"cert_file": "a.pem", "key_file": "a.key"}}
 ENABLED = {"quic": {"enable_http3": True}}
@@ -229,3 +237,9 @@ def test_values_are_checked(action: dict[str, Any], place: str, message: str) ->
     problem = refused(**action)
     assert problem.place.endswith(place)
     assert message in problem.message
+
+
+def test_an_engine_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smartproxy.config.validator.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"quic_engine.*pip install smartproxy\[fast\]"):
+        compile_configuration(parse_config({"routes": [], "quic_engine": "qh3"}))

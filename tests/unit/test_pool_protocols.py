@@ -630,3 +630,18 @@ def test_draining_gives_up_a_quic_dial_nobody_waits_for(new_pool: NewPool) -> No
     hand.pools.drain()
     assert not hand.dials
     hand.settle()
+
+
+def test_stream_credit_that_comes_unannounced_is_used(new_pool: NewPool) -> None:
+    hand = new_pool(BackendProtocol.HTTP3, stream_limit=1)
+    first = hand.ask()
+    hand.dial().connect()
+    hand.multiplexed[0].limit = 0
+    first.finish()
+    second = hand.ask()
+    assert second.is_waiting
+    assert not hand.dials
+    hand.multiplexed[0].limit = 2
+    assert hand.ask().version == 30
+    hand.multiplexed[0].announce()
+    assert second.version == 30

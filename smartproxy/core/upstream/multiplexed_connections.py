@@ -52,7 +52,8 @@ class MultiplexedConnections:
     def __init__(self, pools: Pools) -> None:
         self._pools = pools
         self._all: dict[MultiplexedClient, PooledConnection] = {}
-        #: Those that may have room, by version; the first is filled first, so that the rest may age out.
+        #: Those that may have room, by version: all of HTTP/3, and of HTTP/2, where there may be
+        #: many, the ones not found full. The first is filled first, so that the rest may age out.
         self._with_room: dict[int, dict[MultiplexedClient, PooledConnection]] = {HTTP2: {}, HTTP3: {}}
 
     def __len__(self) -> int:
@@ -64,7 +65,7 @@ class MultiplexedConnections:
     @property
     def have_room(self) -> bool:
         """Whether one may take a stream; it may turn out that none does."""
-        return bool(self._with_room[HTTP2] or self._with_room[HTTP3])
+        return bool(self._with_room[HTTP2]) or any(c.free_streams > 0 for c in self._with_room[HTTP3])
 
     def add(self, connection: MultiplexedClient, attempt: Attempt, *, exclusive: bool) -> PooledConnection:
         pooled = PooledConnection(self, connection, attempt, exclusive=exclusive)
@@ -107,22 +108,24 @@ class MultiplexedConnections:
         if pooled.is_leaving:
             return
         connection = pooled.connection
-        if not pooled.is_exclusive and connection.free_streams > 0:
+        # QUIC's credit for streams comes by itself, some time after one has ended (RFC 9000 §4.6).
+        if not pooled.is_exclusive and (connection.free_streams > 0 or connection.version == HTTP3):
             self._with_room[connection.version][connection] = pooled
-        if not connection.open_streams:
-            context = self._pools.context
-            pooled.idle_since = context.now
-            if pooled.timer.deadline == inf:
-                context.set_timer(pooled.timer, self._pools.timeouts.pool_idle_s)
+        context = self._pools.context
+        pooled.idle_since = context.now
+        if pooled.timer.deadline == inf:
+            context.set_timer(pooled.timer, self._pools.timeouts.pool_idle_s)
 
     def close_if_idle(self, pooled: PooledConnection) -> None:
         """Its timer: moved only when it fires, so that a busy connection's costs its requests nothing."""
-        if pooled.is_leaving or pooled.connection.open_streams:
+        if pooled.is_leaving:
             return
         context = self._pools.context
-        idle_until = pooled.idle_since + self._pools.timeouts.pool_idle_s
-        if idle_until > context.now:
-            context.timers.set(pooled.timer, idle_until)
+        idle_s = self._pools.timeouts.pool_idle_s
+        if pooled.connection.open_streams:
+            context.set_timer(pooled.timer, idle_s)
+        elif pooled.idle_since + idle_s > context.now:
+            context.timers.set(pooled.timer, pooled.idle_since + idle_s)
         else:
             self.retire(pooled)
 
@@ -145,7 +148,8 @@ class MultiplexedConnections:
             if connection.opened_at <= oldest_start:
                 self.retire(pooled)
             elif connection.free_streams <= 0:
-                del room[connection]
+                if version == HTTP2:
+                    del room[connection]
             elif connection.opened_at >= opened_since and (
                 not for_websocket or connection.takes_extended_connect is True
             ):

@@ -25,6 +25,7 @@ _REASONS = (
 
 _WINDOW_UPDATES_PER_DATA_FRAME = 10
 _MAX_WINDOW_UPDATE_CREDIT = 100_000
+_MAX_PING_CREDIT = 100
 # A sender that is granted a few bytes at a time is being made to send dribbles (CVE-2019-9511):
 # such frames earn the peer nothing.
 _SIZEABLE_BYTES = 512
@@ -33,7 +34,7 @@ _SIZEABLE_BYTES = 512
 class AbuseCounters:
     """Frames per window of time. `count` raises ENHANCE_YOUR_CALM for one too many."""
 
-    __slots__ = ("_counts", "_limits", "_window_ends_at", "_window_s", "_window_update_credit")
+    __slots__ = ("_counts", "_limits", "_ping_credit", "_window_ends_at", "_window_s", "_window_update_credit")
 
     def __init__(self, limits: Http2Limits) -> None:
         self._window_s = limits.window_s
@@ -49,6 +50,7 @@ class AbuseCounters:
         )
         self._counts = [0] * len(self._limits)
         self._window_update_credit = 0
+        self._ping_credit = 0
 
     def advance(self, now: float) -> None:
         """Begin a new window if the last one is over."""
@@ -68,7 +70,9 @@ class AbuseCounters:
             self._counts[RESETS] -= 1
 
     def data_sent(self, frame_bytes: int) -> None:
-        """A DATA frame went out that deserves its WINDOW_UPDATEs if it is sizeable."""
+        """A DATA frame went out that deserves a PING, and its WINDOW_UPDATEs if it is sizeable."""
+        if self._ping_credit < _MAX_PING_CREDIT:
+            self._ping_credit += 1
         if frame_bytes >= _SIZEABLE_BYTES and self._window_update_credit < _MAX_WINDOW_UPDATE_CREDIT:
             self._window_update_credit += _WINDOW_UPDATES_PER_DATA_FRAME
 
@@ -78,3 +82,10 @@ class AbuseCounters:
             self._window_update_credit -= 1
         else:
             self.count(WINDOW_UPDATES)
+
+    def count_ping(self) -> None:
+        """One more PING that wants an answer. Raises RemoteProtocolError."""
+        if self._ping_credit:
+            self._ping_credit -= 1
+        else:
+            self.count(PINGS)

@@ -11,7 +11,7 @@ from smartproxy.core.wire.http2.engine import Http2EngineName
 from smartproxy.core.wire.http2.engine_choice import create_engine
 from smartproxy.core.wire.http2.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from smartproxy.core.wire.http2.events import Http2Event, StreamReset
-from smartproxy.core.wire.http2.heads import encode_request, encode_response
+from smartproxy.core.wire.http2.heads import encode_request, encode_response, encode_trailers
 from smartproxy.core.wire.http2.limits import DEFAULT_LIMITS, Http2Limits
 from smartproxy.core.wire.http2.receiving import DRAIN_PING, LIVENESS_PING, FrameReceiver
 from smartproxy.core.wire.http2.streams import Half, Stream
@@ -204,7 +204,7 @@ class Http2Connection:
         """Open a stream with a request; an extended CONNECT if `head.protocol` is set (RFC 8441 §4).
 
         Returns the stream's identifier. Raises LocalProtocolError also if
-        `open_streams` has reached `max_outbound_streams`.
+        `open_streams` has reached `max_outbound_streams`, or if the server takes no heads that large.
         """
         state = self._state
         if not self._client_side:
@@ -214,6 +214,7 @@ class Http2Connection:
         if head.protocol and not state.peer_extended_connect:
             raise LocalProtocolError("the server takes no extended CONNECT")
         lines = encode_request(head)
+        state.require_room(lines)
         stream_id = state.next_outbound_id
         state.engine.send_headers(stream_id, lines, end_stream, interim=False)
         state.next_outbound_id += 2
@@ -233,7 +234,9 @@ class Http2Connection:
         if interim and end_stream:
             raise LocalProtocolError("an interim response does not end a stream")
         state = self._state
-        state.engine.send_headers(stream_id, encode_response(head), end_stream, interim=interim)
+        lines = encode_response(head)
+        state.require_room(lines)
+        state.engine.send_headers(stream_id, lines, end_stream, interim=interim)
         if end_stream:
             stream.sending = Half.ENDED
             state.end_exchange_if_over(stream)
@@ -252,12 +255,16 @@ class Http2Connection:
         return stream.backlog_bytes
 
     def send_trailers(self, stream_id: int, fields: Fields) -> None:
-        """End a stream with trailer fields, behind what is still queued; without fields, just end it."""
+        """End a stream with trailer fields, behind what is still queued; without fields, just end it.
+
+        More of them than the peer takes are left out (RFC 9110 §6.5.1).
+        """
         stream = self._sendable(stream_id)
         if stream is None:
             return
         self._require_content(stream)
-        self._state.sender.send_trailers(stream, fields)
+        lines = encode_trailers(fields)
+        self._state.sender.send_trailers(stream, lines if self._state.takes_section(lines) else [])
         self._state.end_exchange_if_over(stream)
 
     def reset_stream(self, stream_id: int, error_code: ErrorCode) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from smartproxy.core.wire.http2 import abuse, frames
 from smartproxy.core.wire.http2.abuse import AbuseCounters
 from smartproxy.core.wire.http2.engine import Http2Engine
-from smartproxy.core.wire.http2.errors import ErrorCode
+from smartproxy.core.wire.http2.errors import ErrorCode, LocalProtocolError
 from smartproxy.core.wire.http2.events import Http2Event, StreamReset
-from smartproxy.core.wire.http2.limits import Http2Limits
+from smartproxy.core.wire.http2.heads import EncodedLine, encoded_section_bytes
+from smartproxy.core.wire.http2.limits import UNLIMITED_HEADER_BYTES, Http2Limits
 from smartproxy.core.wire.http2.sending import ContentSender
 from smartproxy.core.wire.http2.streams import Half, Stream
 
@@ -31,6 +32,7 @@ class ConnectionState:
         "next_outbound_id",
         "own_frames",
         "peer_extended_connect",
+        "peer_header_bytes",
         "peer_max_streams",
         "reply_bytes",
         "sender",
@@ -54,12 +56,24 @@ class ConnectionState:
         self.goaway_received = False
         self.peer_max_streams = _UNLIMITED_STREAMS
         self.peer_extended_connect = False
+        self.peer_header_bytes = UNLIMITED_HEADER_BYTES
         #: Frames written without the engine; they go out behind its own.
         self.own_frames: list[bytes] = []
         #: How much of that answers frames of the peer's.
         self.reply_bytes = 0
         self._dropped_bytes = 0
         self._reset_by_us: dict[int, None] = {}
+
+    def require_room(self, lines: list[EncodedLine]) -> None:
+        """Raise LocalProtocolError for a section larger than the peer takes (RFC 9113 §10.5.1)."""
+        if not self.takes_section(lines):
+            raise LocalProtocolError("a field section larger than the peer takes")
+
+    def takes_section(self, lines: list[EncodedLine]) -> bool:
+        return (
+            self.peer_header_bytes == UNLIMITED_HEADER_BYTES
+            or encoded_section_bytes(lines) <= self.peer_header_bytes
+        )
 
     def reply(self, frame: bytes) -> None:
         self.own_frames.append(frame)

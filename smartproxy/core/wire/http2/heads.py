@@ -28,7 +28,6 @@ _CONNECTION_SPECIFIC = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
 )
 _GOVERNING = _CONNECTION_SPECIFIC | {b"host", b"content-length", b"te", b"cookie", b"expect"}
-_NOT_ENCODED = _CONNECTION_SPECIFIC | {b"host", b"te"}
 _NOT_IN_TRAILERS = _CONNECTION_SPECIFIC | {b"host", b"content-length"}
 
 # Their names need no second look.
@@ -46,6 +45,8 @@ _USUAL_NAMES = frozenset(
 
 _SENSITIVE = frozenset((b"authorization", b"proxy-authorization"))
 _SHORT_COOKIE_BYTES = 20
+_NOT_ENCODED = _CONNECTION_SPECIFIC | {b"host", b"te"}
+_ENCODED_AS_THEY_ARE = _USUAL_NAMES - _NOT_ENCODED - _SENSITIVE - {b"cookie"}
 
 
 class NeverIndexedField(tuple[bytes, bytes]):
@@ -58,7 +59,7 @@ def decode_request(
     lines: Fields, end_stream: bool, limits: Http2Limits, *, extended_connect: bool
 ) -> RequestHead:
     """The head in a request's field section. Raises StreamError or RefusedRequest."""
-    section_bytes = _checked_size(lines)
+    size = _checked_size(lines)
     method = scheme = path = authority = protocol = None
     first_field = 0
     for name, value in lines:
@@ -98,7 +99,7 @@ def decode_request(
     elif ORIGIN_FORM.fullmatch(path) is None and not (path == b"*" and method == b"OPTIONS"):
         raise StreamError("malformed path")
 
-    if section_bytes > limits.header_bytes or len(section.fields) > limits.header_count:
+    if size > limits.header_bytes or len(section.fields) > limits.header_count:
         raise RefusedRequest(431, "fields too large")
     if method == b"CONNECT" and section.content_length != UNKNOWN_LENGTH:
         raise StreamError("CONNECT with content")
@@ -120,12 +121,12 @@ def decode_response(
     lines: Fields, request_method: bytes, end_stream: bool, limits: Http2Limits
 ) -> ResponseHead:
     """The head in a response's field section. Raises StreamError."""
-    section_bytes = _checked_size(lines)
+    size = _checked_size(lines)
     if not lines or lines[0][0] != b":status" or _STATUS.fullmatch(lines[0][1]) is None:
         raise StreamError("missing or malformed status")
     status = int(lines[0][1])
     section = _decode_fields(lines, 1)
-    if section_bytes > limits.header_bytes or len(section.fields) > limits.header_count:
+    if size > limits.header_bytes or len(section.fields) > limits.header_count:
         raise StreamError("fields too large")
     # RFC 9113 §8.6: there is no switching of protocols.
     if status == 101 or (status < 200 and end_stream):
@@ -219,6 +220,16 @@ def _decode_fields(lines: Fields, start: int) -> _Section:
     return section
 
 
+def section_bytes(lines: Fields) -> int:
+    """In the measure of RFC 9113 §6.5.2."""
+    return len(b"".join(chain.from_iterable(lines))) + _LINE_OVERHEAD_BYTES * len(lines)
+
+
+def encoded_section_bytes(lines: list[EncodedLine]) -> int:
+    """In the measure of RFC 9113 §6.5.2."""
+    return sum([len(name) + len(value) + _LINE_OVERHEAD_BYTES for name, value, _ in lines])
+
+
 def _checked_size(lines: Fields) -> int:
     """Bytes of a section as in RFC 9113 §6.5.2. Raises StreamError for a control byte anywhere."""
     text = b"".join(chain.from_iterable(lines))
@@ -285,17 +296,16 @@ def encode_trailers(fields: Fields) -> list[EncodedLine]:
 def _encode_fields(lines: list[EncodedLine], fields: Fields) -> list[EncodedLine]:
     for line in fields:
         name, value = line
-        # RFC 9113 §8.2.2: an intermediary removes them.
-        if name in _NOT_ENCODED and (name != b"te" or value.lower() != b"trailers"):
-            continue
-        if name not in _USUAL_NAMES and _LOWER_TOKEN.fullmatch(name) is None:
-            raise LocalProtocolError("malformed field name")
-        sensitive = (
-            name in _SENSITIVE
-            or type(line) is NeverIndexedField
-            or (name == b"cookie" and len(value) < _SHORT_COOKIE_BYTES)
-        )
-        lines.append((name, value, sensitive))
+        never_indexed = type(line) is NeverIndexedField
+        if name not in _ENCODED_AS_THEY_ARE:
+            # RFC 9113 §8.2.2: an intermediary removes them.
+            if name in _NOT_ENCODED and (name != b"te" or value.lower() != b"trailers"):
+                continue
+            if _LOWER_TOKEN.fullmatch(name) is None:
+                raise LocalProtocolError("malformed field name")
+            if name in _SENSITIVE or (name == b"cookie" and len(value) < _SHORT_COOKIE_BYTES):
+                never_indexed = True
+        lines.append((name, value, never_indexed))
     text = b"".join([value for _, value, _ in lines])
     if len(text.translate(None, CONTROL_BYTES)) != len(text):
         raise LocalProtocolError("control byte in a field")

@@ -12,6 +12,11 @@ MAX_FRAME_BYTES = 16384
 HEADER_TABLE_BYTES = 4096
 """Dynamic table of either direction, whatever larger one the peer would grant (RFC 7541 §4.2)."""
 
+LEAST_PEER_HEADER_BYTES = 4096
+"""Of a peer's advisory SETTINGS_MAX_HEADER_LIST_SIZE: a peer that takes less could not be told of errors."""
+UNLIMITED_HEADER_BYTES = 2**32
+"""A peer that says nothing takes field sections of any size (RFC 9113 §6.5.2)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Http2Limits:
@@ -49,6 +54,7 @@ class Http2Limits:
     and requests refused for their size, less the exchanges that ran to their end meanwhile. As a client,
     resets of our own requests are free."""
     pings: int = 100
+    """PING frames beyond one for each DATA frame we sent, which is how gRPC measures its way."""
     settings: int = 50
     """SETTINGS frames, acknowledgements included."""
     empty_data: int = 100

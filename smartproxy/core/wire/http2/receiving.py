@@ -24,8 +24,9 @@ from smartproxy.core.wire.http2.events import (
     StreamEnded,
     StreamReset,
 )
-from smartproxy.core.wire.http2.heads import decode_request, decode_response, decode_trailers
-from smartproxy.core.wire.http2.limits import MAX_FRAME_BYTES
+from smartproxy.core.wire.http2.heads import decode_response, decode_trailers
+from smartproxy.core.wire.http2.limits import LEAST_PEER_HEADER_BYTES, MAX_FRAME_BYTES
+from smartproxy.core.wire.http2.request_memory import RequestMemory
 from smartproxy.core.wire.http2.streams import Half, Stream
 
 LIVENESS_PING = b"liveness"
@@ -44,6 +45,7 @@ class FrameReceiver:
         "_events",
         "_needed_bytes",
         "_preface",
+        "_requests",
         "_settings_received",
         "_state",
         "drain_deadline",
@@ -56,6 +58,7 @@ class FrameReceiver:
         self._events: list[Http2Event] = []
         self._buffer = bytearray()
         self._needed_bytes = frames.FRAME_HEADER_BYTES
+        self._requests = RequestMemory(state.limits)
         self._preface = b"" if state.client_side else frames.PREFACE
         self._settings_received = False
         #: A header block that CONTINUATION frames are still to complete.
@@ -241,7 +244,7 @@ class FrameReceiver:
         stream.receiving = Half.ENDED if ends_stream else Half.CONTENT
         state.streams[stream_id] = stream
         try:
-            head = decode_request(lines, ends_stream, state.limits, extended_connect=True)
+            head = self._requests.decode(lines, ends_stream)
         except StreamError as error:
             state.reset_for_fault(stream_id, error.error_code, error.reason, self._events)
         except RefusedRequest as refusal:
@@ -403,7 +406,6 @@ class FrameReceiver:
             else:
                 self._receive_settings(payload)
         elif frame_type == frames.PING:
-            state.abuse.count(abuse.PINGS)
             self._receive_ping(flags, payload)
         elif frame_type == frames.GOAWAY:
             self._receive_goaway(payload)
@@ -425,6 +427,9 @@ class FrameReceiver:
                 raise RemoteProtocolError(ErrorCode.PROTOCOL_ERROR, "invalid setting")
             state.peer_extended_connect = bool(extended_connect)
         state.peer_max_streams = values.get(frames.SETTING_MAX_CONCURRENT_STREAMS, state.peer_max_streams)
+        header_bytes = values.get(frames.SETTING_MAX_HEADER_LIST_SIZE)
+        if header_bytes is not None:
+            state.peer_header_bytes = max(header_bytes, LEAST_PEER_HEADER_BYTES)
         state.engine.receive_settings(values)
         state.reply_bytes += frames.FRAME_HEADER_BYTES
         self._settings_received = True
@@ -438,6 +443,10 @@ class FrameReceiver:
         self._state.engine.receive_settings_acknowledgement()
 
     def _receive_ping(self, flags: int, payload: bytes) -> None:
+        if flags & frames.ACK:
+            self._state.abuse.count(abuse.PINGS)
+        else:
+            self._state.abuse.count_ping()
         if len(payload) != 8:
             raise RemoteProtocolError(ErrorCode.FRAME_SIZE_ERROR, "frame of a wrong size")
         if not flags & frames.ACK:

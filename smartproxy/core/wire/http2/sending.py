@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-from smartproxy.core.http.messages import Fields
 from smartproxy.core.wire.http2.abuse import AbuseCounters
 from smartproxy.core.wire.http2.engine import Http2Engine
 from smartproxy.core.wire.http2.events import Http2Event, StreamWritable
-from smartproxy.core.wire.http2.heads import EncodedLine, encode_trailers
+from smartproxy.core.wire.http2.heads import EncodedLine
 from smartproxy.core.wire.http2.limits import MAX_FRAME_BYTES, Http2Limits
 from smartproxy.core.wire.http2.streams import Half, Stream
 
@@ -46,9 +45,8 @@ class ContentSender:
         elif stream.backlog_bytes >= self._limits.low_water_bytes:
             stream.announce_writable = True
 
-    def send_trailers(self, stream: Stream, fields: Fields) -> None:
-        """Send or queue the trailer section that ends the stream. Raises LocalProtocolError."""
-        lines = encode_trailers(fields)
+    def send_trailers(self, stream: Stream, lines: list[EncodedLine]) -> None:
+        """Send or queue the trailer section that ends the stream."""
         if stream.backlog:
             stream.trailers_after_backlog = lines
             stream.ends_after_backlog = True

@@ -1,0 +1,204 @@
+"""qh3's connection with what it keeps to itself set from `Http3Limits`, and a certificate chosen by name.
+
+It builds qh3's compiled core and its TLS half by itself, for qh3 would write numbers of its own into both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from qh3 import tls
+from qh3._hazmat import Buffer, QuicConnectionCore
+from qh3.quic.configuration import QuicConfiguration
+from qh3.quic.connection import QuicConnection
+from qh3.quic.packet import (
+    QuicTransportParameters,
+    QuicVersionInformation,
+    push_quic_transport_parameters,
+)
+from qh3.quic.tls_bridge import QuicTlsBridge
+
+from smartproxy.core.ops import Address
+from smartproxy.core.wire.http3.credentials import IdentityForName, ServerIdentity
+from smartproxy.core.wire.http3.limits import Http3Limits
+from smartproxy.core.wire.http3.quic_engine import CONNECTION_ID_BYTES
+
+NAME: Final = "qh3"
+
+DECIDED_BY_NAME: Final[Any] = object()
+"""qh3 wants a certificate before it has seen the name that decides; this one is never shown."""
+
+_CONNECTION_IDS = 8
+_ACK_DELAY_EXPONENT = 3
+_MAX_ACK_DELAY_MS = 25
+_MAX_ACK_DELAY_S = _MAX_ACK_DELAY_MS / 1000
+_UNBOUND: Address = ("0.0.0.0", 0)  # noqa: S104 - where datagrams arrive is not the core's business
+_TRANSPORT_PARAMETERS_BYTES = 1024
+
+
+class _AlertUnrecognizedName(tls.Alert):
+    description = tls.AlertDescription.unrecognized_name
+
+
+class _TlsBridge(QuicTlsBridge):
+    """QuicTlsBridge that says what the limits are, and nothing for the sake of being noticed."""
+
+    def __init__(
+        self,
+        configuration: QuicConfiguration,
+        stream_limits: tuple[int, int],
+        **arguments: Any,
+    ) -> None:
+        self._stream_limits = stream_limits
+        super().__init__(configuration, **arguments)
+
+    def serialize_transport_parameters(self) -> bytes:
+        configuration = self.configuration
+        window_bytes = configuration.max_stream_data
+        bidirectional, unidirectional = self._stream_limits
+        is_server = not configuration.is_client
+        parameters = QuicTransportParameters(
+            ack_delay_exponent=_ACK_DELAY_EXPONENT,
+            active_connection_id_limit=_CONNECTION_IDS,
+            initial_max_data=configuration.max_data,
+            initial_max_stream_data_bidi_local=window_bytes,
+            initial_max_stream_data_bidi_remote=window_bytes,
+            initial_max_stream_data_uni=window_bytes,
+            initial_max_streams_bidi=bidirectional,
+            initial_max_streams_uni=unidirectional,
+            initial_source_connection_id=self.local_initial_source_connection_id,
+            max_ack_delay=_MAX_ACK_DELAY_MS,
+            max_idle_timeout=int(configuration.idle_timeout * 1000),
+            original_destination_connection_id=(
+                self.original_destination_connection_id if is_server else None
+            ),
+            retry_source_connection_id=self.retry_source_connection_id if is_server else None,
+            stateless_reset_token=self.stateless_reset_token,
+            version_information=QuicVersionInformation(
+                chosen_version=self.version, available_versions=configuration.supported_versions
+            ),
+        )
+        buffer = Buffer(capacity=_TRANSPORT_PARAMETERS_BYTES)
+        push_quic_transport_parameters(buffer, parameters)
+        return buffer.data
+
+    @staticmethod
+    def _validate_certificate(configuration: QuicConfiguration) -> None:
+        """Accept what stands for the certificate until there is a name."""
+
+
+class Qh3Connection(QuicConnection):
+    """QuicConnection with the limits it is told.
+
+    `identity_for` is asked, as a server, for the certificate of each ClientHello's name.
+    """
+
+    def __init__(
+        self,
+        configuration: QuicConfiguration,
+        limits: Http3Limits,
+        entropy: Callable[[int], bytes],
+        reset_token_for: Callable[[bytes], bytes] | None = None,
+        identity_for: IdentityForName | None = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(configuration=configuration, **arguments)
+        is_client = configuration.is_client
+        self._identity_for = identity_for
+        # RFC 9114 §6.1: servers open no bidirectional streams.
+        self._stream_limits = (0 if is_client else limits.concurrent_streams, limits.unidirectional_streams)
+        self.requested_server_name: str | None = None
+        self.host_cid = entropy(CONNECTION_ID_BYTES)
+        self.first_connection_id = self.host_cid
+        self._reset_token = reset_token_for(self.host_cid) if reset_token_for is not None else None
+        if is_client:
+            self._original_destination_connection_id = entropy(CONNECTION_ID_BYTES)
+
+    def _create_core(self, remote_addr: Address, initial_dcid: bytes, now: float) -> None:
+        configuration = self._configuration
+        window_bytes = configuration.max_stream_data
+        remembered = self._remembered_transport_parameters() or QuicTransportParameters()
+        self._core = QuicConnectionCore(
+            is_client=self._is_client,
+            version=self._version or 0,
+            local_addr=_UNBOUND,
+            remote_addr=remote_addr,
+            source_cid=self.host_cid,
+            destination_cid=initial_dcid,
+            peer_address_validated=self._is_client or self._retry_source_connection_id is not None,
+            active_connection_id_limit=_CONNECTION_IDS,
+            max_datagram_size=configuration.max_datagram_size,
+            probe_datagram_size=configuration.probe_datagram_size,
+            idle_timeout=configuration.idle_timeout,
+            ack_delay_exponent=_ACK_DELAY_EXPONENT,
+            max_datagram_frame_size=None,
+            peer_max_datagram_frame_size=remembered.max_datagram_frame_size,
+            connection_receive_window=configuration.max_data,
+            connection_send_limit=remembered.initial_max_data or 0,
+            stream_receive_window=window_bytes,
+            stream_send_limit_bidi_local=remembered.initial_max_stream_data_bidi_local or 0,
+            stream_send_limit_bidi_remote=remembered.initial_max_stream_data_bidi_remote or 0,
+            stream_send_limit_uni=remembered.initial_max_stream_data_uni or 0,
+            max_stream_reassembly=window_bytes,
+            local_max_streams_bidi=self._stream_limits[0],
+            local_max_streams_uni=self._stream_limits[1],
+            peer_max_streams_bidi=remembered.initial_max_streams_bidi or 0,
+            peer_max_streams_uni=remembered.initial_max_streams_uni or 0,
+            initial_rtt=configuration.initial_rtt,
+            max_ack_delay=_MAX_ACK_DELAY_S,
+            initial_time=now,
+        )
+        self._applied_transport_parameters = None
+        self._pre_handshake_state_replayed = False
+
+    def _create_tls(self, remote_source_cid: bytes | None) -> QuicTlsBridge:
+        bridge = _TlsBridge(
+            self._configuration,
+            self._stream_limits,
+            version=self._version or 0,
+            local_initial_source_connection_id=self.host_cid,
+            remote_initial_source_connection_id=remote_source_cid,
+            original_destination_connection_id=self._original_destination_connection_id,
+            retry_source_connection_id=self._retry_source_connection_id,
+            stateless_reset_token=self._reset_token,
+            session_ticket_fetcher=self._session_ticket_fetcher,
+            session_ticket_handler=self._session_ticket_handler,
+            version_change_handler=self._set_version,
+        )
+        self._tls = bridge
+        if self._identity_for is not None:
+            # As with aioquic: the certificate has to be in place before the ClientHello is answered.
+            context = bridge.tls
+            answer = context._server_handle_hello
+
+            def choose_and_answer(hello: Buffer, initial: Buffer, handshake: Buffer, onertt: Buffer) -> None:
+                self._choose_identity(context, hello)
+                answer(hello, initial, handshake, onertt)
+
+            context._server_handle_hello = choose_and_answer  # type: ignore[method-assign,assignment] # see above
+        return bridge
+
+    def _choose_identity(self, context: tls.Context, hello: Buffer) -> None:
+        assert self._identity_for is not None
+        position = hello.tell()
+        self.requested_server_name = tls.pull_client_hello(hello).server_name
+        hello.seek(position)
+        identity = self._identity_for(self.requested_server_name)
+        if identity is None:
+            raise _AlertUnrecognizedName("no certificate for this name")
+        chain, private_key = parse_identity(identity)
+        context.certificate = chain[0]
+        context.certificate_chain = chain[1:]
+        context.certificate_private_key = private_key
+
+
+def parse_identity(identity: ServerIdentity) -> tuple[list[Any], Any]:
+    """The chain and the key as qh3 takes them. Raises ValueError."""
+    parsed = identity.parsed.get(NAME)
+    if parsed is None:
+        chain = tls.load_pem_x509_certificates(identity.certificate_chain_pem)
+        if not chain:
+            raise ValueError("no certificate in the chain")
+        parsed = identity.parsed[NAME] = (chain, tls.load_pem_private_key(identity.private_key_pem))
+    return parsed  # type: ignore[return-value] # `parsed` holds what each engine put there
