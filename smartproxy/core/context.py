@@ -33,6 +33,7 @@ class Context:
         "dirty_datagram_links",
         "dirty_links",
         "env",
+        "gathers_sends",
         "now",
         "operations",
         "pending_operations",
@@ -58,6 +59,8 @@ class Context:
         self.timers = TimerHeap()
         #: Multiplexed sessions with something to send once this input has been dealt with.
         self.unflushed: list[Flushable] = []
+        #: The driver has more inputs at hand, and what sessions send for all of them may leave together.
+        self.gathers_sends = False
         self._next_operation_id = 0
 
     def next_operation_id(self) -> int:

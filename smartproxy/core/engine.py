@@ -390,7 +390,10 @@ class Engine:
     # Outputs.
 
     def _flush_sessions(self) -> None:
-        """Multiplexed sessions gather what they send during an input; it leaves with the first output."""
+        """Multiplexed sessions gather what they send during an input; it leaves with the first output.
+
+        With `Context.gathers_sends`, with the first output after the driver has taken that back.
+        """
         context = self.context
         while context.unflushed:
             sessions, context.unflushed = context.unflushed, []
@@ -403,7 +406,7 @@ class Engine:
     def poll_dirty_links(self) -> list[Link]:
         """Links the driver must visit (see `Link`)."""
         context = self.context
-        if context.unflushed:
+        if context.unflushed and not context.gathers_sends:
             self._flush_sessions()
         links = context.dirty_links
         if links:
@@ -415,7 +418,7 @@ class Engine:
     def poll_dirty_datagram_links(self) -> list[DatagramLink]:
         """UDP links the driver must visit (see `DatagramLink`)."""
         context = self.context
-        if context.unflushed:
+        if context.unflushed and not context.gathers_sends:
             self._flush_sessions()
         links = context.dirty_datagram_links
         if links:

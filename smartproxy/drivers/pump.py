@@ -75,10 +75,13 @@ class Pump(DatagramRounds):
         poll = self._source.poll
         sockets = self._sockets
         closed_fds = self._closed_fds
+        context = self._engine.context
         deadline = monotonic() + TURN_BUDGET_S
         while True:
             closed_fds.clear()
             events = poll(0, MAX_EVENTS)
+            # One datagram, one TLS record and one system call for what several events make a session send.
+            context.gathers_sends = len(events) > 1
             for fd, mask in events:
                 # An event of a socket that has been closed meanwhile is not for the one that got its number.
                 if closed_fds and fd in closed_fds:
@@ -95,6 +98,9 @@ class Pump(DatagramRounds):
                             self._handle_datagram_events(fd, mask)
                 except Exception as error:
                     self._survive(stream, error)
+            context.gathers_sends = False
+            if context.unflushed:
+                self._drain()
             if not events or self._is_closed or monotonic() >= deadline:
                 return
 

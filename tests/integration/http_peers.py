@@ -211,7 +211,11 @@ def envoy(
                 {
                     "name": "udp",
                     "address": _address(port, "UDP"),
-                    "udp_listener_config": {"quic_options": {}},
+                    # Else it loses what reaches it by loopback as one large datagram of many (UDP GSO).
+                    "udp_listener_config": {
+                        "quic_options": {},
+                        "downstream_socket_config": {"prefer_gro": True},
+                    },
                     "filter_chains": [quic_chain],
                 }
             )

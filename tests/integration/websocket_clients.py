@@ -136,6 +136,13 @@ class Http2WebSocket(WebSocketClient):
         self._connection.sendall(self._http2.data_to_send())
 
     def send(self, event: Event) -> None:
+        self._send(event, end_stream=False)
+
+    def send_last(self, event: Event) -> None:
+        """Send `event`, and with it the end of the stream, as browsers do with a Close frame."""
+        self._send(event, end_stream=True)
+
+    def _send(self, event: Event, *, end_stream: bool) -> None:
         data = memoryview(self._websocket.send(event))
         while data:
             window = self._http2.local_flow_control_window(self._stream_id)
@@ -143,13 +150,10 @@ class Http2WebSocket(WebSocketClient):
             if not room:
                 self._receive_more()
                 continue
-            self._http2.send_data(self._stream_id, bytes(data[:room]))
+            is_last = end_stream and room == len(data)
+            self._http2.send_data(self._stream_id, bytes(data[:room]), end_stream=is_last)
             data = data[room:]
             self._flush()
-
-    def end_stream(self) -> None:
-        self._http2.end_stream(self._stream_id)
-        self._flush()
 
     def _receive_more(self) -> None:
         data = self._connection.recv(65536)

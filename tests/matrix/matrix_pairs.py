@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fixed_certificates import authority, identity
@@ -12,6 +13,7 @@ from harness import Network, ProxyHandle
 from matrix_ends import Backend, Client, open_client, start_backend
 from matrix_peers import AUTHORITY, Version
 from matrix_world import World, world_on
+from proxy_process import ProxyProcess
 
 BACKEND_PROTOCOL = {"1.1": "http1", "2": "http2", "3": "http3"}
 
@@ -62,6 +64,20 @@ async def proxied_pair(
         proxy = await net.start_proxy([route(backend, front, tls=tls)], **options)
         client = await open_client(world, front, proxy.port, tls=tls)
         yield Pair(world, client, backend, proxy)
+
+
+@asynccontextmanager
+async def process_pair(
+    net: Network, front: Version, back: Version, folder: Path
+) -> AsyncIterator[tuple[Pair, ProxyProcess]]:
+    """A pair with a proxy in a process of its own."""
+    tls = front != "1.1"
+    async with world_on(net) as world:
+        backend = await start_backend(world, back)
+        with ProxyProcess(folder / "proxy", [route(backend, front, tls=tls)], graceful_shutdown_timeout=0) as process:
+            (port,) = process.records_of("started")[0]["ports"]
+            client = await open_client(world, front, port, tls=tls)
+            yield Pair(world, client, backend, None), process
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from smartproxy.drivers.simulation.tasks import Signal, Task
 
 PATIENCE_S = float(os.environ.get("MATRIX_PATIENCE_S", 20.0))
 """Only how long a case that hangs may do so."""
-VIRTUAL_PATIENCE_S = 500.0
+VIRTUAL_PATIENCE_S = 20.0
 
 
 class Bell(ABC):

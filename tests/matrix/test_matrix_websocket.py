@@ -6,7 +6,7 @@ import pytest
 from harness import NETWORKS, Network, run_on
 from matrix_pairs import direct_pair, proxied_pair
 from matrix_peers import VERSIONS, Version
-from matrix_websocket_cases import CASES, Case, idle_for_hours
+from matrix_websocket_cases import CASES, HOURS_S, Case, idle_for_hours
 
 
 def _name(case: Case) -> str:
@@ -38,7 +38,11 @@ def test_websockets_cross_the_proxy(network: str, front: Version, back: Version,
 
 @pytest.mark.parametrize("back", VERSIONS)
 @pytest.mark.parametrize("front", VERSIONS)
-def test_a_websocket_may_be_idle_for_hours(front: Version, back: Version) -> None:
+def test_a_websocket_may_be_idle_for_hours(
+    front: Version, back: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simulation_network.PATIENCE_S", 2 * HOURS_S)
+
     async def body(net: Network) -> None:
         async with proxied_pair(net, front, back, keep_alive_treatment="immortal") as pair:
             await idle_for_hours(pair)

@@ -10,6 +10,7 @@ import h2.connection
 import h2.events
 import h2.exceptions
 import h2.settings
+import hpack
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -32,7 +33,12 @@ from smartproxy.core.wire.http2 import (
     StreamWritable,
     frames,
 )
-from smartproxy.testing.strategies.http2 import ExchangeExample, exchanges, frame_sequences
+from smartproxy.testing.strategies.http2 import (
+    ExchangeExample,
+    damaged_frame_sequences,
+    exchanges,
+    frame_sequences,
+)
 from smartproxy.testing.strategies.segmentation import segmentations
 
 NOW = 5.0
@@ -131,6 +137,86 @@ def test_engines_agree(data: st.DataObject, client_side: bool, limits: Http2Limi
         watch(new_connection(client_side, limits, engine), [wire])[:2] for engine in AVAILABLE_ENGINES
     ]
     assert all(outcome == outcomes[0] for outcome in outcomes)
+
+
+def frames_of(data: bytes, decoder: hpack.Decoder) -> list[Fact]:
+    """What was written, header blocks decoded. Credit and GOAWAY are the engines' own affairs."""
+    written: list[Fact] = []
+    position = 0
+    if data.startswith(frames.PREFACE):
+        position = len(frames.PREFACE)
+    while position < len(data):
+        high, low, frame_type, flags, stream_id = frames.FRAME_HEADER.unpack_from(data, position)
+        position += frames.FRAME_HEADER_BYTES
+        payload = data[position : position + (high << 8 | low)]
+        position += len(payload)
+        if frame_type == frames.HEADERS:
+            lines = [(bytes(name), bytes(value)) for name, value in decoder.decode(payload, raw=True)]
+            written.append((frame_type, flags, stream_id, lines))
+        elif frame_type not in (frames.WINDOW_UPDATE, frames.GOAWAY) and (
+            frame_type != frames.SETTINGS or flags & frames.ACK
+        ):
+            written.append((frame_type, flags, stream_id, payload))
+    assert position == len(data)
+    return written
+
+
+def converse(connection: Http2Connection, pieces: list[bytes], answer_bytes: int) -> tuple[object, ...]:
+    """Answer whatever is asked, consume whatever comes; the events, the frames written, whether it failed."""
+    facts: list[Fact] = []
+    decoder = hpack.Decoder()
+    written: list[Fact] = []
+    failed = False
+    for piece in pieces:
+        try:
+            events = connection.receive_data(piece, NOW)
+        except RemoteProtocolError as error:
+            events = error.events
+            failed = True
+        facts += map(fact, events)
+        for event in events:
+            if isinstance(event, RequestReceived) and event.head.method != b"CONNECT":
+                head = ResponseHead(200, [(b"date", b"today"), (b"x-path", event.head.target)])
+                connection.send_response(event.stream_id, head, end_stream=not answer_bytes)
+                if answer_bytes:
+                    connection.send_data(event.stream_id, bytes(answer_bytes), NOW)
+                    connection.send_trailers(event.stream_id, [(b"x-sum", b"0")])
+            elif isinstance(event, DataReceived):
+                connection.acknowledge_received_data(event.stream_id, len(event.data))
+        written += frames_of(connection.data_to_send(), decoder)
+        if failed:
+            break
+    return facts, written, failed
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(st.data(), st.booleans(), limits_of_all_sizes, st.sampled_from((0, 10, 20_000, 100_000)))
+def test_engines_agree_while_they_answer(
+    data: st.DataObject, client_side: bool, limits: Http2Limits, answer_bytes: int
+) -> None:
+    start = (b"" if client_side else frames.PREFACE) + GREETING
+    pieces = [
+        start,
+        *data.draw(st.lists(st.one_of(frame_sequences(4), damaged_frame_sequences()), max_size=6)),
+    ]
+    outcomes = [
+        converse(new_connection(client_side, limits, engine), pieces, answer_bytes)
+        for engine in AVAILABLE_ENGINES
+    ]
+    for outcome in outcomes:
+        assert outcome == outcomes[0]
+
+
+@given(st.data(), st.booleans(), engine_names)
+def test_noise_ends_a_connection_at_worst(
+    data: st.DataObject, client_side: bool, engine: Http2EngineName
+) -> None:
+    connection = new_connection(client_side, SMALL_LIMITS, engine)
+    wire = (b"" if client_side else frames.PREFACE) + GREETING
+    wire += data.draw(st.one_of(st.binary(max_size=200), damaged_frame_sequences()))
+    facts, _, goodbye = watch(connection, data.draw(segmentations(wire)))
+    assert len(facts) <= len(wire)
+    assert connection.buffered_bytes <= len(wire) + SMALL_LIMITS.queued_reply_bytes + len(goodbye)
 
 
 class End:

@@ -27,6 +27,7 @@ from smartproxy.core.configuration import (
     Target,
     Timeouts,
     TlsMode,
+    Transport,
 )
 from smartproxy.core.http.messages import UNKNOWN_LENGTH, Fields, RequestHead, ResponseHead
 from smartproxy.core.ops import Address, OpenDatagrams
@@ -37,6 +38,7 @@ from smartproxy.core.wire.http3 import (
     ClientParameters,
     ConnectionEnded,
     DataReceived,
+    EngineName,
     GoAwayReceived,
     HandshakeCompleted,
     Http3Connection,
@@ -66,6 +68,7 @@ def http3_route(
     """A route of HTTPS and HTTP/3 on port 443."""
     if isinstance(action, Target):
         action = ForwardAction((action,), tls=RouteTls(TlsMode.TERMINATE))
+    options.setdefault("transport", Transport.ALL)
     return route(name, action, ports=PORT, route_options={"quic": policy or QuicPolicy()}, **options)
 
 
@@ -74,18 +77,20 @@ def http3_configuration(
     names: tuple[str, ...] = (SERVER_NAME,),
     timeouts: Timeouts | None = None,
     limits: Limits | None = None,
+    engine: EngineName = "aioquic",
 ) -> Configuration:
-    """`names` are those with a certificate."""
+    """`names` are those with a certificate; the first is shown to clients that name nobody."""
     for position, each in enumerate(routes):
         each.position = position
     served = {name: ServedTls(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), identity(name)) for name in names}
-    index = NameIndex(served, None)
+    index = NameIndex(served, served[names[0]])
     return Configuration(
         RouteTable(routes),
         CertificateIndex({each.position: index for each in routes}),
         IpSet.compile([]),
         timeouts=timeouts or Timeouts(),
         limits=limits or Limits(),
+        quic_engine=engine,
     )
 
 

@@ -171,6 +171,27 @@ def test_ping_flood(engine: Http2EngineName, flags: int) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_measuring_the_way_with_pings_is_no_flood(engine: Http2EngineName) -> None:
+    """gRPC sends a PING with each burst of content that it receives."""
+    peer = RawPeer(engine, settings={frames.SETTING_INITIAL_WINDOW_SIZE: HUGE_WINDOW})
+    peer.feed(frames.encode_window_update(0, HUGE_WINDOW - 65535))
+    peer.feed(peer.headers(1, REQUEST))
+    peer.connection.send_response(1, OK, end_stream=False)
+    for _ in range(2000):
+        peer.connection.send_data(1, b"content", peer.now)
+        peer.feed(frame(frames.PING, 0, 0, b"measured"))
+        peer.connection.data_to_send()
+    count, reason = calm(flood(peer, lambda _: frame(frames.PING, 0, 0, bytes(8))))
+    assert (count, reason) == (100, "too many PING frames"), "all credit is used up"
+    saver = RawPeer(engine, settings={frames.SETTING_INITIAL_WINDOW_SIZE: HUGE_WINDOW})
+    saver.feed(saver.headers(1, REQUEST))
+    saver.connection.send_response(1, OK, end_stream=False)
+    for _ in range(2000):
+        saver.connection.send_data(1, b"content", saver.now)
+    assert calm(flood(saver, lambda _: frame(frames.PING, 0, 0, bytes(8))))[0] == 200
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("wire", [frames.encode_settings({4: 70_000}), frame(frames.SETTINGS, frames.ACK, 0)])
 def test_settings_flood(engine: Http2EngineName, wire: bytes) -> None:
     peer = RawPeer(engine)

@@ -453,3 +453,65 @@ def test_what_its_sender_hides_is_marked(engine: Http2EngineName) -> None:
     assert isinstance(request, RequestReceived)
     assert request.head.fields == [(b"x-token", b"secret"), (b"x-plain", b"plain")]
     assert [isinstance(line, NeverIndexedField) for line in request.head.fields] == [True, False]
+
+
+# What the peer takes.
+
+
+def sized(field_bytes: int) -> list[tuple[bytes, bytes]]:
+    return [(b"x-large", b"v" * (field_bytes - len(b"x-large") - 32))]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_head_is_larger_than_the_peer_takes(engine: Http2EngineName) -> None:
+    peer = RawPeer(engine, settings={frames.SETTING_MAX_HEADER_LIST_SIZE: 5000})
+    status_bytes = len(b":status200") + 32
+    for stream_id, size in ((1, 5000 - status_bytes), (3, 5001 - status_bytes)):
+        peer.feed(peer.headers(stream_id, REQUEST))
+        head = ResponseHead(200, sized(size))
+        if stream_id == 3:
+            with pytest.raises(LocalProtocolError, match="larger than the peer takes"):
+                peer.connection.send_response(3, head, end_stream=True)
+            assert peer.take_frames() == []
+            head = ResponseHead(502, [])
+        peer.connection.send_response(stream_id, head, end_stream=True)
+        [frame] = peer.take_frames()
+        assert peer.decode(frame)[1:] == head.fields, "the tables are still the same"
+    assert peer.connection.open_streams == 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_request_is_larger_than_the_server_takes(engine: Http2EngineName) -> None:
+    peer = RawPeer(engine, client=False, settings={frames.SETTING_MAX_HEADER_LIST_SIZE: 5000})
+    head = RequestHead(b"GET", b"/", b"a.example", sized(5000), scheme=b"https")
+    with pytest.raises(LocalProtocolError, match="larger than the peer takes"):
+        peer.connection.send_request(head, end_stream=True)
+    assert (peer.take_frames(), peer.connection.open_streams) == ([], 0)
+    head.fields = []
+    assert peer.connection.send_request(head, end_stream=True) == 1
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_trailers_that_the_peer_does_not_take_are_left_out(engine: Http2EngineName) -> None:
+    peer = RawPeer(engine, settings={frames.SETTING_MAX_HEADER_LIST_SIZE: 5000})
+    for stream_id, size, expected in ((1, 5000, frames.HEADERS), (3, 5001, frames.DATA)):
+        peer.feed(peer.headers(stream_id, REQUEST))
+        peer.connection.send_response(stream_id, ResponseHead(200, []), end_stream=False)
+        peer.take_frames()
+        peer.connection.send_trailers(stream_id, sized(size))
+        [end] = peer.take_frames()
+        assert (end.type, "END_STREAM" in end.flags) == (expected, True)
+    assert peer.connection.open_streams == 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("announced", [0, 4095])
+def test_a_peer_that_takes_next_to_nothing_is_told_of_errors_all_the_same(
+    engine: Http2EngineName, announced: int
+) -> None:
+    peer = RawPeer(engine, settings={frames.SETTING_MAX_HEADER_LIST_SIZE: announced})
+    peer.feed(peer.headers(1, REQUEST))
+    head = ResponseHead(502, sized(4000))
+    peer.connection.send_response(1, head, end_stream=True)
+    [frame] = peer.take_frames()
+    assert peer.decode(frame)[1:] == head.fields

@@ -193,7 +193,9 @@ class PoolMachine(RuleBasedStateMachine):
             return
         hand = self.hand
         waiting: list[Ticket] = list(hand.pool.waits.waiting)
-        assert len(waiting) <= hand.pools.limits.pending_per_host + 2
+        limits = hand.pools.limits
+        # Beyond those who may queue, each connection or racing dial may have one who began it.
+        assert len(waiting) <= limits.pending_per_host + limits.pool_connections_per_host + 1
         assert not waiting or hand.pool.open_count
         for ticket in waiting:
             assert ticket.acquirer is not None
@@ -206,7 +208,7 @@ class PoolMachine(RuleBasedStateMachine):
             # What he waits for is a dial, room for one, or what a new connection has to say.
             assert (
                 hand.dials
-                or hand.pool.open_count >= hand.pools.limits.pool_connections_per_host
+                or hand.pool.open_count >= limits.pool_connections_per_host
                 or any(not connection.open_streams for connection in self.alive)
             )
 

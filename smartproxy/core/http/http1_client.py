@@ -31,6 +31,15 @@ if TYPE_CHECKING:
     from smartproxy.core.upstream.pool import Pool
 
 
+_METHODS_WITH_CONTENT = frozenset({b"POST", b"PUT", b"PATCH"})
+
+
+def _say_empty(fields: Fields) -> None:
+    """RFC 9110 §8.6: of a method whose meaning foresees content, its absence is said."""
+    if not any(name == b"content-length" for name, _ in fields):
+        fields.append((b"content-length", b"0"))
+
+
 class Http1Client:
     """A backend connection. `send_request` again only after `response_end` and a trip through the pool."""
 
@@ -87,6 +96,8 @@ class Http1Client:
             head.fields.append((b"transfer-encoding", b"chunked"))
         else:
             self._chunked_request = False
+            if head.body_length_bytes == NO_BODY and head.method in _METHODS_WITH_CONTENT:
+                _say_empty(head.fields)
         data = encode_request_head(head)
         self.receiver = receiver
         self._request_ended = head.body_length_bytes == NO_BODY

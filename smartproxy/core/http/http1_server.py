@@ -37,6 +37,7 @@ LINGER_S = 5.0
 
 _CLOSE = (b"connection", b"close")
 _KEEP_ALIVE = (b"connection", b"keep-alive")
+_EMPTY = (b"content-length", b"0")
 _CHUNKED = (b"transfer-encoding", b"chunked")
 
 
@@ -304,6 +305,8 @@ class Http1Server:
                 fields.append(_CHUNKED)
             else:
                 self._must_close = True
+        elif head.version >= 20 and head.body_length_bytes == NO_BODY and self._needs_length(head):
+            fields.append(_EMPTY)
         if not self._request_ended and (self._awaits_continue or not self._body_wanted):
             # Nobody is going to read the rest of this request; or after a final answer instead of the
             # 100 nobody can know whether it comes (RFC 9110 §10.1.1).
@@ -313,6 +316,13 @@ class Http1Server:
         elif request.version < 11:
             fields.append(_KEEP_ALIVE)
         self.stream.write(encode_response_head(head))
+
+    def _needs_length(self, head: ResponseHead) -> bool:
+        """Whether nothing says yet that there is no content, as END_STREAM did (RFC 9112 §6.3)."""
+        assert self._request is not None
+        if head.status in (204, 304) or self._request.method == b"HEAD":
+            return False
+        return not any(name == b"content-length" for name, _ in head.fields)
 
     def send_data(self, data: bytes) -> bool:
         stream = self.stream

@@ -14,8 +14,10 @@ from smartproxy.core.timers import Timer
 from smartproxy.core.upstream.multiplexed import MultiplexedOwner
 from smartproxy.core.wire.http3 import ConnectionEnded, ErrorCode, Http3Connection, Http3Event, SendingStopped
 
+SUSPECT_S = 1.0
+"""From a request to the first datagram of any kind, over which the connection gets no new requests."""
 SIGN_OF_LIFE_S = 3.0
-"""From a request to the first datagram of any kind, over which the connection is given up.
+"""The same, over which it is given up.
 
 A backend acknowledges within its max_ack_delay, whatever its application does (RFC 9000 §13.2.1).
 """
@@ -53,15 +55,19 @@ class Http3Client(MultiplexedBackend):
         super().stream_opened(stream)
         if self._awaits_sign_since == inf:
             self._awaits_sign_since = self.context.now
-            self.context.set_timer(self._sign_timer, SIGN_OF_LIFE_S)
+            self.context.timers.set(self._sign_timer, self.context.now + SUSPECT_S)
 
     def _no_sign(self) -> None:
-        silent_s = self.context.now - self._awaits_sign_since
-        if self._awaits_sign_since == inf or not self.streams:
+        """Nothing has come for a while after a request."""
+        since = self._awaits_sign_since
+        if since == inf or not self.streams:
             return
-        if silent_s < SIGN_OF_LIFE_S * 0.99:
-            self.context.timers.set(self._sign_timer, self._awaits_sign_since + SIGN_OF_LIFE_S)
-            return
+        for patience_s in (SUSPECT_S, SIGN_OF_LIFE_S):
+            if self.context.now < since + patience_s:
+                self.context.timers.set(self._sign_timer, since + patience_s)
+                return
+            if patience_s == SUSPECT_S:
+                self._owner.connection_draining(self)
         self._http3.close(ErrorCode.H3_NO_ERROR)
         self.connection_failed(
             Failure(FailureSource.BACKEND, FailureCode.CONNECTION_TERMINATED, "the backend is silent", True)
@@ -98,10 +104,14 @@ class Http3Client(MultiplexedBackend):
         connection = self._http3
         now = self.context.now
         self._awaits_sign_since = inf
+        was_full = not self.free_streams
         for data, address in datagrams:
             events = connection.receive_datagram(data, address, now)
             if events:
                 self.handle_events(events)
+        if was_full and self.free_streams:
+            # MAX_STREAMS (RFC 9000 §4.6) brings no event.
+            self._owner.stream_room(self)
         self.flush_soon()
 
     def datagrams_writable(self) -> None:

@@ -21,7 +21,7 @@ from smartproxy.drivers.simulation.resolver import SimulatedResolver
 from smartproxy.drivers.simulation.scripts import ByteConnection, Connection, Listener, UdpSocket
 from smartproxy.drivers.simulation.sockets import VirtualSocket
 from smartproxy.drivers.simulation.tasks import ScriptCancelled, Signal, Task
-from smartproxy.drivers.simulation.transcript import Transcript
+from smartproxy.drivers.simulation.transcript import LabelledTranscript, Transcript
 
 if TYPE_CHECKING:
     from smartproxy.config import ProxyConfig
@@ -127,14 +127,18 @@ class Simulation:
     # Programs.
 
     def start_engine(self, engine: SansIoEngine) -> SimulationDriver:
-        """Carry an engine on this network. Give it `env`, and listen on the driver."""
+        """Carry an engine on this network. Give it `env`, and listen on the driver.
+
+        The transcript's lines of the second and later ones begin with their number: `[2] `.
+        """
+        number = len(self.drivers)
         driver = SimulationDriver(
             engine,
             self.clock,
             self.network,
             self.resolver,
-            self.transcript,
-            Random(f"{self.seed}/driver/{len(self.drivers)}"),  # noqa: S311 - replayable
+            LabelledTranscript(self.transcript, f"[{number + 1}] ") if number else self.transcript,
+            Random(f"{self.seed}/driver/{number}"),  # noqa: S311 - replayable
             lambda coroutine, name: self.spawn(coroutine, name=name, daemon=True),
         )
         self.drivers.append(driver)

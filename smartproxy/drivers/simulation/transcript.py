@@ -52,6 +52,20 @@ class Transcript:
         return "\n".join(list(self._lines)[-count:])
 
 
+class LabelledTranscript(Transcript):
+    """The lines of one writer among several, each after `label`, in the transcript they share."""
+
+    __slots__ = ("_label", "_shared")
+
+    def __init__(self, shared: Transcript, label: str) -> None:
+        super().__init__(shared._clock, 0)
+        self._shared = shared
+        self._label = label
+
+    def _append(self, mark: str, text: str) -> None:
+        self._shared._append(mark, self._label + text)
+
+
 class PayloadDescription:
     """Describes the bytes of one connection in a way that is the same in every replay.
 

@@ -157,6 +157,42 @@ def wild_frames() -> st.SearchStrategy[bytes]:
     )
 
 
+@st.composite
+def damaged_frame_sequences(draw: st.DrawFn) -> bytes:
+    """Frames in which a few bytes were changed, lost, repeated or put in."""
+    wire = bytearray(draw(frame_sequences()))
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(wire)))
+        end = min(start + draw(st.integers(0, 3)), len(wire))
+        wire[start:end] = draw(
+            st.one_of(st.binary(max_size=3), st.just(bytes(wire[start : start + 20])), st.just(b""))
+        )
+    return bytes(wire)
+
+
+def representations() -> st.SearchStrategy[bytes]:
+    """One HPACK representation of any kind (RFC 7541 §6), with luck of an index that there is."""
+    strings = st.sampled_from(
+        (b"\x00", b"\x01a", b"\x02xy", b"\x81\x1f", b"\x0512345", b"\x7f\x0a" + b"v" * 137)
+    )
+    names = st.sampled_from((b"\x01n", b"\x03x-a", b"\x82\xf3\xa3"))
+    indexed = st.one_of(st.integers(0x81, 0xC3), st.integers(0x80, 0xFE)).map(lambda byte: bytes((byte,)))
+    by_index = st.builds(
+        lambda pattern, index, value: bytes((pattern | index,)) + value,
+        st.sampled_from((0x00, 0x10, 0x40)), st.integers(1, 14), strings,
+    )  # fmt: skip
+    by_long_index = st.builds(
+        lambda pattern, index, value: pattern + bytes((index,)) + value,
+        st.sampled_from((b"\x0f", b"\x1f")), st.integers(0, 60), strings,
+    )  # fmt: skip
+    by_name = st.builds(
+        lambda pattern, name, value: bytes((pattern,)) + name + value,
+        st.sampled_from((0x00, 0x10, 0x40)), names, strings,
+    )  # fmt: skip
+    resized = st.sampled_from((b"\x20", b"\x3e", b"\x3f\x50", b"\x3f\xe1\x1f", b"\x3f\xe2\x1f", b"\xff\x00"))
+    return st.one_of(indexed, indexed, indexed, by_index, by_long_index, by_name, by_name, resized)
+
+
 def frame_sequences(max_size: int = 16) -> st.SearchStrategy[bytes]:
     """Frames in any order, now and then a wild one."""
     plausible = plausible_frames()

@@ -34,7 +34,9 @@ _SIZEABLE_BYTES = 512
 class AbuseCounters:
     """Frames per window of time. `count` raises ENHANCE_YOUR_CALM for one too many."""
 
-    __slots__ = ("_counts", "_limits", "_ping_credit", "_window_ends_at", "_window_s", "_window_update_credit")
+    __slots__ = (
+        "_counts", "_limits", "_ping_credit", "_window_ends_at", "_window_s", "_window_update_credit",
+    )  # fmt: skip
 
     def __init__(self, limits: Http2Limits) -> None:
         self._window_s = limits.window_s

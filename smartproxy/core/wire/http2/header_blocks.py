@@ -45,7 +45,7 @@ def check_header_block(block: bytes, max_table_bytes: int, max_lines: int) -> No
 
 
 def literal_end(block: bytes, position: int) -> int:
-    """Where a literal that is not to be indexed ends (RFC 7541 §6.2.2, §6.2.3). Raises RemoteProtocolError."""
+    """Where an unindexed literal ends (RFC 7541 §6.2.2, §6.2.3). Raises RemoteProtocolError."""
     index = block[position] & 0x0F
     position += 1
     if index == 0x0F:

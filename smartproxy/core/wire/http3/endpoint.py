@@ -36,6 +36,7 @@ from smartproxy.core.wire.http3.quic_engine import (
     SUPPORTED_VERSIONS,
     EngineName,
     ServerParameters,
+    fastest_server_engine,
 )
 from smartproxy.core.wire.http3.retry_token import RetryTokens
 
@@ -70,8 +71,8 @@ class QuicServerEndpoint:
     address changes. Datagrams that belong to nobody get Version Negotiation, Retry or a stateless reset
     at most, so many a second; nothing makes a method raise.
 
-    `entropy(n)` gives n bytes; `reset_key`, if another process may have to end this one's
-    connections, is the secret their stateless reset tokens come from.
+    `engine` is the fastest one installed unless said. `entropy(n)` gives n bytes; `reset_key`, if another
+    process may have to end this one's connections, is the secret their stateless reset tokens come from.
     """
 
     __slots__ = (
@@ -104,7 +105,7 @@ class QuicServerEndpoint:
         *,
         limits: Http3Limits = DEFAULT_LIMITS,
         endpoint_limits: EndpointLimits = DEFAULT_ENDPOINT_LIMITS,
-        engine: EngineName = "aioquic",
+        engine: EngineName | None = None,
         versions: tuple[int, ...] = SUPPORTED_VERSIONS,
         ticket_store: SessionTicketStore | None = None,
         reset_key: bytes | None = None,
@@ -114,7 +115,7 @@ class QuicServerEndpoint:
         #: Of connections that begin from now on.
         self.limits = limits
         self._endpoint_limits = endpoint_limits
-        self._engine: EngineName = engine
+        self._engine: EngineName = engine or fastest_server_engine()
         self._versions = versions
         self._ticket_store = ticket_store
         self._reset_key = reset_key if reset_key is not None else entropy(32)

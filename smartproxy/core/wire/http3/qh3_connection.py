@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from qh3 import tls
 from qh3._hazmat import Buffer, QuicConnectionCore
+from qh3.quic import events
 from qh3.quic.configuration import QuicConfiguration
 from qh3.quic.connection import QuicConnection
 from qh3.quic.packet import (
@@ -17,7 +18,7 @@ from qh3.quic.packet import (
     QuicVersionInformation,
     push_quic_transport_parameters,
 )
-from qh3.quic.tls_bridge import QuicTlsBridge
+from qh3.quic.tls_bridge import QuicTlsBridge, QuicTlsBridgeError
 
 from smartproxy.core.ops import Address
 from smartproxy.core.wire.http3.credentials import IdentityForName, ServerIdentity
@@ -178,6 +179,30 @@ class Qh3Connection(QuicConnection):
 
             context._server_handle_hello = choose_and_answer  # type: ignore[method-assign,assignment] # see above
         return bridge
+
+    def _drain_core(self) -> None:
+        """Queue what the core tells, in order with what TLS does: until the handshake is completed."""
+        core = self._require_core()
+        while (event := core.next_event()) is not None:
+            if event[0] == "crypto_data":
+                self.receive_crypto(event)
+            else:
+                self._events.append(event)  # type: ignore[arg-type] # the engine tells them apart
+
+    def receive_crypto(self, event: tuple[Any, ...]) -> None:
+        """Hand a `crypto_data` of the core to TLS."""
+        core = self._require_core()
+        assert self._tls is not None
+        _, epoch, offset, data = event
+        try:
+            self._tls.receive_crypto(tls.Epoch(epoch), data, offset, version=core.version)
+            self._drain_tls()
+        except QuicTlsBridgeError as error:
+            core.close(error.error_code, int(error.frame_type), error.reason_phrase.encode())
+            self._close_event = events.ConnectionTerminated(
+                error.error_code, error.frame_type, error.reason_phrase
+            )
+            self._events.append(self._close_event)
 
     def _choose_identity(self, context: tls.Context, hello: Buffer) -> None:
         assert self._identity_for is not None

@@ -1,36 +1,36 @@
 """qh3, a compiled fork of aioquic, behind the QUIC seam.
 
-It is several times faster, and lacks what its compiled core does not let through: it grants credit when
-an event is taken, so that withholding it for one stream withholds it for the whole connection (memory
-stays bounded; streams of one connection wait for each other). Its stream limits are 100 and 103 whatever
-`Http3Limits` say (a request too many is then rejected), unacknowledged bytes are not known, connection IDs
-and reset tokens are its own after the first, and as a client it sends GREASE. Ambient entropy and clock
-as with aioquic.
+It is several times faster. What its compiled core does not let through:
+
+- Credit. The core grants it for what is taken from it, to the connection and to the stream at once, and
+  hands events out in one row. So the limit on what is received and not consumed is the connection's,
+  `connection_window_bytes`, and not each stream's. A peer whose upload is read slowly fills it with that
+  upload alone; from then on its other uploads and new requests wait until some of it is consumed or the
+  stream is reset. Responses under way do not wait: acknowledgements and the peer's credit are no events.
+- What was sent and not acknowledged. It is known to be nothing whenever nothing is in flight, and after
+  `_UNCONFIRMED_SHARES` times `in_flight_bytes` without such a moment, streams count as full until one comes.
+- `crypto_bytes` (16,384 here), `initial_congestion_window_datagrams` (10 here), and the connection IDs
+  and reset tokens after the first.
+
+Ambient entropy and clock as with aioquic.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import ssl
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from qh3 import tls
-from qh3._hazmat import Buffer
 from qh3.quic import events
 from qh3.quic.configuration import QuicConfiguration
-from qh3.quic.connection import QuicConnection, QuicConnectionState
-from qh3.quic.tls_bridge import QuicTlsBridge
+from qh3.quic.connection import QuicConnectionState
 
 from smartproxy.core.ops import Address
-from smartproxy.core.wire.http3.credentials import (
-    IdentityForName,
-    ServerIdentity,
-    SessionTicket,
-    SessionTicketStore,
-)
+from smartproxy.core.wire.http3.credentials import SessionTicket, SessionTicketStore
 from smartproxy.core.wire.http3.errors import QuicErrorCode
 from smartproxy.core.wire.http3.limits import Http3Limits
+from smartproxy.core.wire.http3.qh3_connection import DECIDED_BY_NAME, NAME, Qh3Connection
 from smartproxy.core.wire.http3.quic_engine import (
     CONNECTION_ID_BYTES,
     ClientParameters,
@@ -38,89 +38,53 @@ from smartproxy.core.wire.http3.quic_engine import (
     ServerParameters,
 )
 
-NAME = "qh3"
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-_PING_ID = 1
-_TRANSPORT_ERROR_FRAME = 0
-_NO_ROOM = "capacity exhausted"
-_IDLE_TIMEOUT_REASON = "Idle timeout"
-
-
-class _AlertUnrecognizedName(tls.Alert):
-    description = tls.AlertDescription.unrecognized_name
-
-
-class _Connection(QuicConnection):
-    """QuicConnection that takes no more from its core than its user has consumed."""
-
-    def __init__(
-        self,
-        configuration: QuicConfiguration,
-        entropy: Callable[[int], bytes],
-        budget_bytes: int,
-        identity_for: IdentityForName | None = None,
-        **arguments: Any,
-    ) -> None:
-        super().__init__(configuration=configuration, **arguments)
-        self._identity_for = identity_for
-        self._budget_bytes = budget_bytes
-        self.requested_server_name: str | None = None
-        #: Received bytes that are not consumed.
-        self.outstanding_bytes = 0
-        self.is_holding_back = False
-        self.host_cid = entropy(CONNECTION_ID_BYTES)
-        self.first_connection_id = self.host_cid
-        if configuration.is_client:
-            self._original_destination_connection_id = entropy(CONNECTION_ID_BYTES)
-
-    @property
-    def has_room(self) -> bool:
-        return self.outstanding_bytes < self._budget_bytes
-
-    def _drain_core(self) -> None:
-        self.is_holding_back = not self.has_room
-        if not self.is_holding_back:
-            super()._drain_core()
-
-    def _create_tls(self, remote_source_cid: bytes | None) -> QuicTlsBridge:
-        bridge = super()._create_tls(remote_source_cid)
-        if self._identity_for is not None:
-            # As with aioquic: the certificate has to be in place before the ClientHello is answered.
-            context = bridge.tls
-            answer = context._server_handle_hello
-
-            def choose_and_answer(hello: Buffer, initial: Buffer, handshake: Buffer, onertt: Buffer) -> None:
-                self._choose_identity(context, hello)
-                answer(hello, initial, handshake, onertt)
-
-            context._server_handle_hello = choose_and_answer  # type: ignore[method-assign,assignment] # see above
-        return bridge
-
-    def _choose_identity(self, context: tls.Context, hello: Buffer) -> None:
-        assert self._identity_for is not None
-        position = hello.tell()
-        self.requested_server_name = tls.pull_client_hello(hello).server_name
-        hello.seek(position)
-        identity = self._identity_for(self.requested_server_name)
-        if identity is None:
-            raise _AlertUnrecognizedName("no certificate for this name")
-        chain, private_key = parse_identity(identity)
-        context.certificate = chain[0]
-        context.certificate_chain = chain[1:]
-        context.certificate_private_key = private_key
+_PING_ID: Final = 1
+_TRANSPORT_ERROR_FRAME: Final = 0
+_NO_ROOM: Final = "capacity exhausted"
+_IDLE_TIMEOUT_REASON: Final = "idle timeout"
+_EVENTS_HELD_BACK: Final = 4096
+"""Resets, new streams and the like that may wait with the content that fills the window."""
+_UNCONFIRMED_SHARES: Final = 16
 
 
 class Qh3Engine:
     """A `QuicEngine` on qh3."""
 
-    __slots__ = ("_handler", "_is_broken", "_is_reported", "_quic", "_trust_check")
+    __slots__ = (
+        "_budget_bytes",
+        "_events_held_back",
+        "_handler",
+        "_is_broken",
+        "_is_holding_back",
+        "_is_reported",
+        "_outstanding_bytes",
+        "_quic",
+        "_trust_check",
+        "_unconfirmed_bytes",
+        "_unconfirmed_limit_bytes",
+    )
 
     def __init__(
-        self, quic: _Connection, handler: QuicHandler, trust_check: Callable[[bytes], bool] | None
+        self,
+        quic: Qh3Connection,
+        limits: Http3Limits,
+        handler: QuicHandler,
+        trust_check: Callable[[bytes], bool] | None,
     ) -> None:
         self._quic = quic
         self._handler = handler
         self._trust_check = trust_check
+        self._budget_bytes = limits.connection_window_bytes
+        #: Received bytes that are not consumed.
+        self._outstanding_bytes = 0
+        self._is_holding_back = False
+        self._events_held_back = 0
+        #: Sent on all streams since nothing was in flight.
+        self._unconfirmed_bytes = 0
+        self._unconfirmed_limit_bytes = limits.in_flight_bytes * _UNCONFIRMED_SHARES
         self._is_reported = False
         self._is_broken = False
 
@@ -143,36 +107,29 @@ class Qh3Engine:
             def ticket_handler(received: tls.SessionTicket) -> None:
                 handler.session_ticket_received(SessionTicket(NAME, received))
 
-        quic = _Connection(
-            configuration,
-            parameters.entropy,
-            parameters.limits.connection_window_bytes,
-            session_ticket_handler=ticket_handler,
+        quic = Qh3Connection(
+            configuration, parameters.limits, parameters.entropy, session_ticket_handler=ticket_handler
         )
-        return cls(quic, handler, trust.accepts_certificate)
+        return cls(quic, parameters.limits, handler, trust.accepts_certificate)
 
     @classmethod
     def for_server(cls, parameters: ServerParameters, handler: QuicHandler) -> Qh3Engine:
         configuration = _configuration(parameters.limits, parameters.versions, parameters.alpn_protocols)
         configuration.is_client = False
-        default = parameters.identity_for(None)
-        if default is None:
-            raise ValueError("qh3 needs an identity for clients that name no server")
-        chain, configuration.private_key = parse_identity(default)
-        configuration.certificate = chain[0]
-        configuration.certificate_chain = chain[1:]
+        configuration.certificate = configuration.private_key = DECIDED_BY_NAME
         fetcher, ticket_handler = _ticket_callbacks(parameters.ticket_store)
-        quic = _Connection(
+        quic = Qh3Connection(
             configuration,
+            parameters.limits,
             parameters.entropy,
-            parameters.limits.connection_window_bytes,
+            parameters.reset_token_for,
             parameters.identity_for,
             original_destination_connection_id=parameters.original_destination_connection_id,
             retry_source_connection_id=parameters.retry_source_connection_id,
             session_ticket_fetcher=fetcher,
             session_ticket_handler=ticket_handler,
         )
-        return cls(quic, handler, None)
+        return cls(quic, parameters.limits, handler, None)
 
     @property
     def connection_id(self) -> bytes:
@@ -204,48 +161,60 @@ class Qh3Engine:
         self._quic.connect(address, now)
 
     def receive_datagram(self, data: bytes, address: Address, now: float) -> None:
+        quic = self._quic
         if not data or self._is_broken:
             return
         try:
-            self._quic.receive_datagram(data, address, now)
+            if quic._handshake_complete:
+                core = quic._core
+                assert core is not None
+                added = core.receive_datagram(data, address, now)[5]
+                if self._is_holding_back:
+                    self._events_held_back += added
+            else:
+                quic.receive_datagram(data, address, now)
         except Exception as error:
             # An engine of others: whatever a datagram made it raise may not leave this input.
             self._break(error)
         self._deliver()
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
-        quic = self._quic
-        if self._is_broken:
-            return []
-        try:
-            if quic.is_holding_back and quic.has_room:
-                quic._drain_core()
-        except Exception as error:
-            # As in receive_datagram.
-            self._break(error)
         datagrams: list[tuple[bytes, Address]] = []
-        core = quic._core
-        if core is not None:
-            try:
-                while (transmit := core.poll_transmit(now)) is not None:
-                    datagrams.append((transmit[0], transmit[1]))
-            except RuntimeError as error:
-                # The core says so where the anti-amplification limit leaves less room than a packet
-                # takes (RFC 9000 §8.1); more will be sent when more has come.
-                if _NO_ROOM not in str(error):
-                    self._break(error)
-        if quic._events:
+        if self._is_broken:
+            return datagrams
+        if self._is_holding_back and self._outstanding_bytes < self._budget_bytes:
+            self._deliver()
+        core = self._quic._core
+        if core is None:
+            return datagrams
+        poll_transmit = core.poll_transmit
+        try:
+            while (transmit := poll_transmit(now)) is not None:
+                datagrams.append(transmit[:2])
+        except RuntimeError as error:
+            # The core says so where the anti-amplification limit leaves less room than a packet
+            # takes (RFC 9000 §8.1); more will be sent when more has come.
+            if _NO_ROOM not in str(error):
+                self._break(error)
+        if self._unconfirmed_bytes > self._unconfirmed_limit_bytes and not core.bytes_in_flight:
+            self._unconfirmed_bytes = 0
+        if self._quic._events:
             self._deliver()
         return datagrams
 
     def get_timer(self) -> float | None:
-        return None if self.is_terminated else self._quic.get_timer()
+        core = self._quic._core
+        if core is None or self.is_terminated:
+            return None
+        timer = core.get_timer()
+        return None if timer is None else timer[1]
 
     def handle_timer(self, now: float) -> None:
-        if self._is_broken:
+        core = self._quic._core
+        if self._is_broken or core is None:
             return
         try:
-            self._quic.handle_timer(now)
+            core.handle_timer(now)
         except Exception as error:
             # As in receive_datagram: what is lost was timed by the peer.
             self._break(error)
@@ -255,83 +224,176 @@ class Qh3Engine:
         return self._quic._open_stream(unidirectional)
 
     def send_stream_data(self, stream_id: int, data: bytes, end_stream: bool) -> None:
-        if not self._is_broken and self._quic._stream_can_send(stream_id):
-            self._call(self._quic.send_stream_data, stream_id, data, end_stream)
+        quic = self._quic
+        core = quic._core
+        if self._is_broken:
+            return
+        self._unconfirmed_bytes += len(data)
+        if not quic._handshake_complete or core is None:
+            if quic._stream_can_send(stream_id):
+                self._call(quic.send_stream_data, stream_id, data, end_stream)
+        elif core.can_send_stream(stream_id):
+            try:
+                core.send_stream(stream_id, data, end_stream)
+            except RuntimeError as error:
+                self._break(error)
 
     def reset_stream(self, stream_id: int, error_code: int) -> None:
-        if not self._is_broken:
-            self._call(self._quic.reset_stream, stream_id, error_code)
+        self._call_for_stream(self._quic.reset_stream, stream_id, error_code)
 
     def stop_stream(self, stream_id: int, error_code: int) -> None:
-        if not self._is_broken:
-            self._call(self._quic.stop_stream, stream_id, error_code)
+        self._call_for_stream(self._quic.stop_stream, stream_id, error_code)
+
+    def _call_for_stream(
+        self, operation: Callable[[int, int], None], stream_id: int, error_code: int
+    ) -> None:
+        if self._is_broken:
+            return
+        try:
+            operation(stream_id, error_code)
+        except ValueError:
+            # The core is done with this stream, and the event that says so has not been taken yet.
+            return
+        except Exception as error:
+            # As in receive_datagram.
+            self._break(error)
 
     def _call(self, operation: Callable[..., None], *arguments: object) -> None:
         try:
             operation(*arguments)
-        except (AssertionError, RuntimeError, ValueError) as error:
-            self._break(error)
         except Exception as error:
-            # The core's own words for a stream that has just ended; there is nothing to end any more.
-            if "stream" not in str(error).lower():
-                self._break(error)
+            # As in receive_datagram.
+            self._break(error)
 
     def consume(self, stream_id: int, length: int) -> None:
-        self._quic.outstanding_bytes -= length
+        self._outstanding_bytes -= length
 
     def unsent_bytes(self, stream_id: int, in_flight_allowance: int) -> int:
-        return 0 if self._is_broken else self._quic.get_send_buffer_size(stream_id)
+        if self._is_broken:
+            return 0
+        quic = self._quic
+        core = quic._core
+        if core is None or not quic._handshake_complete:
+            return quic.get_send_buffer_size(stream_id)
+        unsent = core.get_send_buffer_size(stream_id)
+        if self._unconfirmed_bytes > self._unconfirmed_limit_bytes and core.bytes_in_flight:
+            return unsent + self._unconfirmed_bytes
+        return unsent
 
     def send_ping(self) -> None:
         self._call(self._quic.send_ping, _PING_ID)
 
     def close(self, error_code: int, reason: str, *, is_application: bool) -> None:
-        self._call(self._quic.close, error_code, None if is_application else _TRANSPORT_ERROR_FRAME, reason)
-        self._report_end(by_peer=False)
+        frame_type = None if is_application else _TRANSPORT_ERROR_FRAME
+        quic = self._quic
+        self._call(quic.close, error_code, frame_type, reason)
+        if quic._close_event is not None:
+            self._report_end(error_code, reason, by_peer=False, is_application=is_application)
 
     def _break(self, error: Exception) -> None:
         self._is_broken = True
-        if not self._is_reported:
-            self._is_reported = True
-            self._handler.connection_terminated(
-                QuicErrorCode.INTERNAL_ERROR,
-                f"{type(error).__name__} in the QUIC engine: {error}",
-                by_peer=False,
-                is_application=False,
-            )
+        reason = f"{type(error).__name__} in the QUIC engine: {error}"
+        self._report_end(QuicErrorCode.INTERNAL_ERROR, reason, by_peer=False, is_application=False)
+
+    # What the core tells.
 
     def _deliver(self) -> None:
         quic = self._quic
         handler = self._handler
         queue = quic._events
-        while queue:
-            event = queue.popleft()
-            if type(event) is events.StreamDataReceived:
-                quic.outstanding_bytes += len(event.data)
-                handler.stream_data_received(event.stream_id, event.data, event.end_stream)
+        core = quic._core
+        while True:
+            event: Any
+            if queue:
+                event = queue.popleft()
+            elif core is None or (self._outstanding_bytes >= self._budget_bytes and self._hold_back()):
+                return
+            else:
+                event = core.next_event()
+                if event is None:
+                    break
+            if type(event) is not tuple:
+                self._deliver_from_tls(event)
+            elif event[0] == "stream_data":
+                data = event[2]
+                self._outstanding_bytes += len(data)
+                handler.stream_data_received(event[1], data, event[3])
             else:
                 self._deliver_rare(event)
-        if quic._close_event is not None:
-            core = quic._core
-            self._report_end(by_peer=core is not None and core.local_error is None)
+        self._is_holding_back = False
+        self._events_held_back = 0
 
-    def _deliver_rare(self, event: events.QuicEvent) -> None:
+    def _hold_back(self) -> bool:
+        """Whether the core is to keep what it has, and with it the credit for it."""
+        core = self._quic._core
+        assert core is not None
+        if core.state != "connected":
+            # It is over, and what there is will not become more.
+            return False
+        self._is_holding_back = True
+        if self._events_held_back > _EVENTS_HELD_BACK:
+            self.close(QuicErrorCode.INTERNAL_ERROR, "too much waits for content", is_application=False)
+        return True
+
+    def _deliver_rare(self, event: tuple[Any, ...]) -> None:
         handler = self._handler
-        if isinstance(event, events.StreamReset):
-            handler.stream_reset_received(event.stream_id, event.error_code)
-        elif isinstance(event, events.StopSendingReceived):
-            handler.sending_stopped(event.stream_id, event.error_code)
-        elif isinstance(event, events.ProtocolNegotiated):
+        quic = self._quic
+        kind = event[0]
+        if kind == "stream_reset":
+            handler.stream_reset_received(event[1], event[2])
+        elif kind == "stop_sending":
+            handler.sending_stopped(event[1], event[2])
+        elif kind == "stream_finished":
+            quic._created_local_stream_ids.discard(event[1])
+        elif kind == "crypto_data":
+            try:
+                quic.receive_crypto(event)
+            except Exception as error:
+                # As in receive_datagram.
+                self._break(error)
+        elif kind == "handshake_done":
+            quic._handshake_confirmed = True
+            assert quic._core is not None
+            quic._core.handshake_confirmed()
+        elif kind == "connection_id_issued":
+            handler.connection_id_issued(event[1])
+        elif kind == "connection_id_retired":
+            handler.connection_id_retired(event[1])
+        elif kind == "peer_closed":
+            self._report_end(event[2], _text(event[4]), by_peer=True, is_application=event[1])
+        elif kind == "protocol_error":
+            self._report_end(event[1], event[3], by_peer=False, is_application=False)
+        elif kind == "connection_terminated":
+            quic._state = QuicConnectionState.TERMINATED
+            reason = _text(event[3])
+            is_idle = reason.lower() == _IDLE_TIMEOUT_REASON
+            self._report_end(
+                QuicErrorCode.NO_ERROR if is_idle else event[1],
+                reason,
+                by_peer=not is_idle and self._core_has_no_error(),
+                is_application=event[2] is None,
+            )
+
+    def _core_has_no_error(self) -> bool:
+        core = self._quic._core
+        return core is not None and core.local_error is None
+
+    def _deliver_from_tls(self, event: events.QuicEvent) -> None:
+        handler = self._handler
+        if isinstance(event, events.ProtocolNegotiated):
             handler.protocol_negotiated()
         elif isinstance(event, events.HandshakeCompleted):
             if self._certificate_is_accepted():
                 handler.handshake_completed(
                     resumed=event.session_resumed, early_data_accepted=event.early_data_accepted
                 )
-        elif isinstance(event, events.ConnectionIdIssued):
-            handler.connection_id_issued(event.connection_id)
-        elif isinstance(event, events.ConnectionIdRetired):
-            handler.connection_id_retired(event.connection_id)
+        elif isinstance(event, events.ConnectionTerminated):
+            self._report_end(
+                event.error_code,
+                event.reason_phrase,
+                by_peer=False,
+                is_application=event.frame_type is None,
+            )
 
     def _certificate_is_accepted(self) -> bool:
         certificate = self._quic.get_peercert()
@@ -343,29 +405,16 @@ class Qh3Engine:
         self.close(QuicErrorCode.BAD_CERTIFICATE, "certificate not accepted", is_application=False)
         return False
 
-    def _report_end(self, *, by_peer: bool) -> None:
-        event = self._quic._close_event
-        if event is None or self._is_reported:
-            return
-        self._is_reported = True
-        idle = event.reason_phrase.lower() == _IDLE_TIMEOUT_REASON.lower()
-        self._handler.connection_terminated(
-            QuicErrorCode.NO_ERROR if idle else event.error_code,
-            event.reason_phrase,
-            by_peer=by_peer and not idle,
-            is_application=event.frame_type is None,
-        )
+    def _report_end(self, error_code: int, reason: str, *, by_peer: bool, is_application: bool) -> None:
+        if not self._is_reported:
+            self._is_reported = True
+            self._handler.connection_terminated(
+                error_code, reason, by_peer=by_peer, is_application=is_application
+            )
 
 
-def parse_identity(identity: ServerIdentity) -> tuple[list[Any], Any]:
-    """The chain and the key as qh3 takes them. Raises ValueError."""
-    parsed = identity.parsed.get(NAME)
-    if parsed is None:
-        chain = tls.load_pem_x509_certificates(identity.certificate_chain_pem)
-        if not chain:
-            raise ValueError("no certificate in the chain")
-        parsed = identity.parsed[NAME] = (chain, tls.load_pem_private_key(identity.private_key_pem))
-    return parsed  # type: ignore[return-value] # `parsed` holds what each engine put there
+def _text(reason: bytes) -> str:
+    return reason.decode("utf-8", "replace")
 
 
 def _configuration(

@@ -1,0 +1,132 @@
+"""Two proxies in a row, HTTP/2 or HTTP/3 between them: the traffic of HTTP/1.1 has both sides of both under it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from fixed_certificates import authority, identity
+from http_scenarios import PORT, Traffic
+from simulated_world import World, forward_route
+
+from smartproxy.drivers.simulation import Faults, Simulation
+from smartproxy.drivers.simulation.proxy import SimulatedProxy
+
+INNER_IP = "10.0.1.1"
+INNER_PORT = 9000
+NAME = "app.example.com"
+"""What clients ask for, and what the inner proxy's certificate is for."""
+
+
+def front_config(protocol: str, *, with_tls: bool, **options: Any) -> dict[str, Any]:
+    """The proxy that clients see: `protocol` towards the inner one."""
+    target: dict[str, Any] = {"host": "inner.internal", "port": INNER_PORT}
+    if with_tls:
+        target["tls"] = {"ca": authority().certificate, "server_name": NAME}
+    route = forward_route(PORT, target)
+    route["action"]["options"] = {"backend_protocol": protocol}
+    return {"routes": [route], **options}
+
+
+def inner_config(
+    *, with_tls: bool, generation: int = 0, quic: Mapping[str, Any] | None = None, **options: Any
+) -> dict[str, Any]:
+    """The proxy behind it: HTTP/2, and with `quic` HTTP/3 too, in front of the backends."""
+    match = {} if quic is None else {"transport": "all"}
+    route = forward_route(INNER_PORT, {"host": ["app1.internal", "app2.internal"], "port": 8080}, **match)
+    route["headers"] = {"response": {"X-Generation": str(generation)}}
+    if with_tls:
+        shown = identity(NAME)
+        certificate = {"cert": shown.certificate, "key": shown.key}
+        route["action"]["tls"] = {"mode": "terminate", "certificate": certificate}
+    if quic is not None:
+        route["action"]["udp"] = {"quic": {"enable_http3": True, **quic}}
+    return {"routes": [route], "listen": [INNER_IP], "disable_default_cert": True, **options}
+
+
+class ChainedTraffic(Traffic):
+    """The same traffic through two proxies, each of which may try a request once more."""
+
+    most_executions = 4
+
+    def __init__(self, sim: Simulation, world: World) -> None:
+        super().__init__(sim, world)
+        sim.resolver["inner.internal"] = [INNER_IP]
+
+
+def _few(sim: Simulation) -> int:
+    """A limit that is met now and then."""
+    return sim.random.choice((1, 2, 4, 100))
+
+
+def _limits(sim: Simulation) -> dict[str, int]:
+    return {"concurrent_streams": _few(sim), "pool_connections_per_host": _few(sim)}
+
+
+async def _replace_again_and_again(
+    sim: Simulation, world: World, inner: SimulatedProxy, **config: Any
+) -> None:
+    """New configurations for the inner proxy, which then makes way for another on the same port."""
+    for number in range(1, sim.random.randint(1, 4)):
+        await sim.sleep(sim.random.random() * 3.0)
+        world.update(inner_config(generation=number, **config), inner)
+    if sim.random.random() < 0.5:
+        await sim.sleep(sim.random.random() * 5.0)
+        if config.get("quic") is None:
+            inner.drain()
+        else:
+            # Its UDP port is free only once the last connection through it has ended.
+            await inner.stop()
+        await sim.sleep(sim.random.random())
+        world.start(inner_config(generation=4, **config))
+
+
+class CrowdedTraffic(ChainedTraffic):
+    """More clients, on few connections."""
+
+    most_clients = 8
+
+
+async def multiplexed_http2(sim: Simulation) -> None:
+    """Many clients share few HTTP/2 connections, to a proxy that is reconfigured and replaced meanwhile."""
+    world = World(sim, front_config("http2", with_tls=False, limits=_limits(sim)))
+    config = {"with_tls": False, "limits": _limits(sim)}
+    inner = world.start(inner_config(**config))
+    traffic = CrowdedTraffic(sim, world)
+    traffic.start_backends()
+    await traffic.run(_replace_again_and_again(sim, world, inner, **config))
+    await world.settle()
+    traffic.check()
+
+
+async def multiplexed_http3(sim: Simulation) -> None:
+    """The same over HTTP/3, whose datagrams are lost, doubled and overtaken."""
+    world = World(sim, front_config("http3", with_tls=True, limits=_limits(sim)))
+    quic = {"max_idle_timeout": sim.random.choice((2, 30)), "zero_rtt": sim.random.random() < 0.5}
+    config = {"with_tls": True, "quic": quic, "limits": _limits(sim)}
+    inner = world.start(inner_config(**config))
+    traffic = ChainedTraffic(sim, world)
+    traffic.start_backends()
+    await traffic.run(_replace_again_and_again(sim, world, inner, **config))
+    await world.settle()
+    traffic.check()
+
+
+async def alternative_services(sim: Simulation) -> None:
+    """HTTP/3 is found by Alt-Svc and used, while UDP comes and goes: every request has its answer all the same."""
+    world = World(sim, front_config("auto", with_tls=True, pool_idle_timeout=sim.random.choice((1, 60))))
+    world.start(inner_config(with_tls=True, quic={}))
+    traffic = ChainedTraffic(sim, world)
+    traffic.start_backends()
+
+    async def block_now_and_then() -> None:
+        for _ in range(sim.random.randint(1, 4)):
+            await sim.sleep(sim.random.random() * 8.0)
+            sim.block_udp(INNER_IP)
+            await sim.sleep(sim.random.random() * 8.0)
+            sim.unblock_udp(INNER_IP)
+
+    await traffic.run(block_now_and_then())
+    await world.settle()
+    traffic.check()
