@@ -15,7 +15,7 @@ RUN_INSTALLED := $(VENV)/.installed-run
 DEV_INSTALLED := $(VENV)/.installed-dev
 BENCH_INSTALLED := $(VENV)/.installed-bench
 
-TEST_PROGRAMS := curl haproxy openssl
+TEST_PROGRAMS := chromium curl gtlsclient h2load haproxy nghttpx openssl
 BENCH_PROGRAMS := wrk haproxy
 
 # What a developer adds: make test ARGS='-k retry', make bench BENCH='--only keep-alive'.

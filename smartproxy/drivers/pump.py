@@ -73,36 +73,41 @@ class Pump(DatagramRounds):
     def turn(self) -> None:
         """Handle what is ready, until nothing is or the loop's other tasks must have their turn."""
         poll = self._source.poll
-        sockets = self._sockets
-        closed_fds = self._closed_fds
         context = self._engine.context
         deadline = monotonic() + TURN_BUDGET_S
         while True:
-            closed_fds.clear()
+            self._closed_fds.clear()
             events = poll(0, MAX_EVENTS)
             # One datagram, one TLS record and one system call for what several events make a session send.
             context.gathers_sends = len(events) > 1
-            for fd, mask in events:
-                # An event of a socket that has been closed meanwhile is not for the one that got its number.
-                if closed_fds and fd in closed_fds:
-                    continue
-                stream = sockets.get(fd)
-                try:
-                    if stream is not None:
-                        self._handle_events(stream, mask)
-                    else:
-                        listener = self._listeners.by_fd.get(fd)
-                        if listener is not None:
-                            self._accept(listener)
-                        else:
-                            self._handle_datagram_events(fd, mask)
-                except Exception as error:
-                    self._survive(stream, error)
-            context.gathers_sends = False
+            try:
+                self._handle_ready(events)
+            finally:
+                context.gathers_sends = False
             if context.unflushed:
                 self._drain()
             if not events or self._is_closed or monotonic() >= deadline:
                 return
+
+    def _handle_ready(self, events: list[tuple[int, int]]) -> None:
+        sockets = self._sockets
+        closed_fds = self._closed_fds
+        for fd, mask in events:
+            # An event of a socket that has been closed meanwhile is not for the one that got its number.
+            if closed_fds and fd in closed_fds:
+                continue
+            stream = sockets.get(fd)
+            try:
+                if stream is not None:
+                    self._handle_events(stream, mask)
+                else:
+                    listener = self._listeners.by_fd.get(fd)
+                    if listener is not None:
+                        self._accept(listener)
+                    else:
+                        self._handle_datagram_events(fd, mask)
+            except Exception as error:
+                self._survive(stream, error)
 
     # One socket.
 

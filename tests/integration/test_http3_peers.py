@@ -18,6 +18,8 @@ from proxy_process import ProxyProcess, forward_route
 from real_peers import FindProgram, Trust, free_port
 from server_process import ServicePort
 
+from smartproxy.core.wire.http3.quic_engine import available_engines
+
 pytestmark = pytest.mark.integration
 
 BACKENDS = ["caddy", "envoy", "hypercorn"]
@@ -35,10 +37,12 @@ class Chain:
     """The proxy in front of every backend, and clients that hand on to it in HTTP/3.
 
     `clients` has the HTTP/1.1 port of each by (its name, the route that it asks for).
+    Only `zero_rtt_port` takes early data.
     """
 
     proxy: ProxyProcess
     port: int
+    zero_rtt_port: int
     clients: dict[tuple[str, str], int]
 
     def url(self, route: str, path: str) -> str:
@@ -49,11 +53,11 @@ class Chain:
 
 
 @pytest.fixture(scope="module")
-def chain(
+def backend_ports(
     real_program: FindProgram, trust: Trust, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Chain]:
-    folder = tmp_path_factory.mktemp("http3")
-    listen = free_port()
+) -> Iterator[dict[str, int]]:
+    """The port of each backend, and of the HTTP/1.1 origin."""
+    folder = tmp_path_factory.mktemp("http3-backends")
     with ExitStack() as running:
         origin = running.enter_context(origin_server())
         ports: dict[str, int] = {}
@@ -70,11 +74,27 @@ def chain(
         running.enter_context(
             envoy(program, folder / "envoy", ports["envoy"], trust.backend, origin, http3=True)
         )
+        ports[ORIGIN] = origin
+        yield ports
+
+
+@pytest.fixture(scope="module", params=available_engines())
+def chain(
+    request: pytest.FixtureRequest,
+    real_program: FindProgram,
+    trust: Trust,
+    backend_ports: dict[str, int],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Chain]:
+    """All of it over each engine for QUIC."""
+    folder = tmp_path_factory.mktemp("http3")
+    listen, zero_rtt_port, origin = free_port(), free_port(), backend_ports[ORIGIN]
+    with ExitStack() as running:
         routes = [
             forward_route(
                 name,
                 listen,
-                ports[name],
+                backend_ports[name],
                 trust.front,
                 backend_ca=trust.ca_file,
                 backend_protocol="http3",
@@ -84,7 +104,20 @@ def chain(
         ]
         routes.append(forward_route(ORIGIN, listen, origin, trust.front, http3=True))
         routes.append(forward_route(LOCALHOST, listen, origin, trust.front, domain=LOCALHOST, http3=True))
-        proxy = running.enter_context(ProxyProcess(folder / "proxy", routes))
+        with_early_data = {"quic": {"enable_http3": True, "zero_rtt": True}}
+        routes.append(
+            forward_route(
+                "zero-rtt",
+                zero_rtt_port,
+                origin,
+                trust.front,
+                domain=LOCALHOST,
+                http3=True,
+                udp=with_early_data,
+            )
+        )
+        engine = request.param
+        proxy = running.enter_context(ProxyProcess(folder / "proxy", routes, quic_engine=engine))
         clients: dict[tuple[str, str], int] = {}
         for client, start in (("caddy", caddy_to_http3), ("envoy", envoy_to_http3)):
             for route in (ORIGIN, "caddy"):
@@ -99,7 +132,7 @@ def chain(
                         trust.ca_file,
                     )
                 )
-        yield Chain(proxy, listen, clients)
+        yield Chain(proxy, listen, zero_rtt_port, clients)
 
 
 # Backends.
@@ -195,7 +228,7 @@ def gtlsclient(real_program: FindProgram, tmp_path: Path) -> Callable[..., str]:
     """Run it on the URIs, what it downloads being put into `tmp_path`; what it printed."""
     binary = real_program("gtlsclient")
 
-    def run(chain: Chain, *arguments: str) -> str:
+    def run(port: int, *arguments: str) -> str:
         uris = [argument for argument in arguments if argument.startswith("https:")]
         switches = [argument for argument in arguments if argument not in uris]
         command = [
@@ -205,7 +238,7 @@ def gtlsclient(real_program: FindProgram, tmp_path: Path) -> Callable[..., str]:
             "--no-quic-dump",
             "--no-http-dump",
         ]
-        command += [*switches, LOCALHOST, str(chain.port), *uris]
+        command += [*switches, LOCALHOST, str(port), *uris]
         result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30)
         assert result.returncode == 0, result.stderr
         return result.stdout + result.stderr
@@ -214,7 +247,7 @@ def gtlsclient(real_program: FindProgram, tmp_path: Path) -> Callable[..., str]:
 
 
 def test_ngtcp2_downloads(chain: Chain, gtlsclient: Callable[..., str], tmp_path: Path) -> None:
-    printed = gtlsclient(chain, chain.localhost_url("/download"))
+    printed = gtlsclient(chain.port, chain.localhost_url("/download"))
     assert "[:status: 200]" in printed
     assert (tmp_path / "download").read_bytes() == DOWNLOAD
 
@@ -222,12 +255,12 @@ def test_ngtcp2_downloads(chain: Chain, gtlsclient: Callable[..., str], tmp_path
 def test_ngtcp2_uploads(chain: Chain, gtlsclient: Callable[..., str], tmp_path: Path) -> None:
     content = tmp_path / "content"
     content.write_bytes(DOWNLOAD)
-    gtlsclient(chain, f"--data={content}", "--http-method=POST", chain.localhost_url("/upload"))
+    gtlsclient(chain.port, f"--data={content}", "--http-method=POST", chain.localhost_url("/upload"))
     assert (tmp_path / "upload").read_text() == hashlib.sha256(DOWNLOAD).hexdigest()
 
 
 def test_ngtcp2_with_many_streams(chain: Chain, gtlsclient: Callable[..., str]) -> None:
-    printed = gtlsclient(chain, "--nstreams=50", chain.localhost_url("/info"))
+    printed = gtlsclient(chain.port, "--nstreams=50", chain.localhost_url("/info"))
     assert printed.count("[:status: 200]") == 50
 
 
@@ -236,7 +269,7 @@ def test_ngtcp2_moves_to_another_address(
 ) -> None:
     since = chain.proxy.mark()
     gtlsclient(
-        chain,
+        chain.port,
         *("--change-local-addr=1ms", "--delay-stream=50ms"),
         chain.localhost_url("/download"),
     )
@@ -245,27 +278,30 @@ def test_ngtcp2_moves_to_another_address(
 
 
 def test_ngtcp2_loses_packets(chain: Chain, gtlsclient: Callable[..., str], tmp_path: Path) -> None:
-    gtlsclient(chain, *("--tx-loss=0.02", "--rx-loss=0.02"), chain.localhost_url("/download"))
+    gtlsclient(chain.port, *("--tx-loss=0.02", "--rx-loss=0.02"), chain.localhost_url("/download"))
     assert (tmp_path / "download").read_bytes() == DOWNLOAD
 
 
 def test_ngtcp2_asks_for_an_unknown_version(chain: Chain, gtlsclient: Callable[..., str]) -> None:
     """It is told which there are (RFC 9000 §6), and begins again with one of them."""
     printed = gtlsclient(
-        chain, "--version=0x1a2a3a4a", "--preferred-versions=v1", chain.localhost_url("/info")
+        chain.port, "--version=0x1a2a3a4a", "--preferred-versions=v1", chain.localhost_url("/info")
     )
     assert "[:status: 200]" in printed
 
 
 def test_ngtcp2_updates_its_keys(chain: Chain, gtlsclient: Callable[..., str], tmp_path: Path) -> None:
-    gtlsclient(chain, "--key-update=1ms", chain.localhost_url("/download"))
+    gtlsclient(chain.port, "--key-update=1ms", chain.localhost_url("/download"))
     assert (tmp_path / "download").read_bytes() == DOWNLOAD
 
 
-def test_ngtcp2_resumes_a_session(chain: Chain, gtlsclient: Callable[..., str], tmp_path: Path) -> None:
+def test_ngtcp2_resumes_with_early_data(chain: Chain, gtlsclient: Callable[..., str], tmp_path: Path) -> None:
     remembered = (f"--session-file={tmp_path / 'session'}", f"--tp-file={tmp_path / 'parameters'}")
-    gtlsclient(chain, *remembered, chain.localhost_url("/info"))
+    uri = f"https://{LOCALHOST}:{chain.zero_rtt_port}/info"
+    gtlsclient(chain.zero_rtt_port, *remembered, uri)
     assert (tmp_path / "session").read_text()
     (tmp_path / "info").unlink()
-    gtlsclient(chain, *remembered, "--disable-early-data", chain.localhost_url("/info"))
+    printed = gtlsclient(chain.zero_rtt_port, *remembered, uri)
+    assert "0RTT STREAM" in printed
+    assert "rejected" not in printed
     assert (tmp_path / "info").read_text()

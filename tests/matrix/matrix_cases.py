@@ -363,7 +363,7 @@ async def backend_leaves_while_idle(pair: Pair) -> None:
     await check_alive(pair, "/before")
     for wire in pair.backend.wires:
         wire.leave()
-    if pair.proxy is None:
+    if pair.is_direct:
         seen = pair.client.wires[0]
         await seen.bell.wait_until(lambda: not seen.takes_requests)
     await check_alive(pair)

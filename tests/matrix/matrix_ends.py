@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Callable
 
 from fixed_certificates import authority
-from harness import Listener
+from harness import Connection, Listener
 from matrix_carriers import DatagramCarrier, StreamCarrier, StreamWire, TlsCarrier
 from matrix_http1 import Http1Wire
 from matrix_http2 import Http2Wire
@@ -14,7 +15,16 @@ from matrix_http3 import Http3Endpoint, Http3Wire
 from matrix_peers import AUTHORITY, FieldLines, Head, Stream, StreamAborted, Version, Wire
 from matrix_world import World
 
+KERNEL_BUFFER_BYTES = 256 * 1024
 ALPN = {"1.1": "http/1.1", "2": "h2"}
+
+
+def limit_kernel_buffers(connection: Connection) -> None:
+    """What waits unread should not mostly wait in the kernel, which may grow a receive buffer to 32 MiB."""
+    sock: socket.socket | None = getattr(connection, "sock", None)
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BUFFER_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER_BYTES)
 
 
 def new_stream_wire(world: World, version: Version, on_stream: Callable[[Stream], None] | None) -> StreamWire:
@@ -38,6 +48,7 @@ class Client:
             return await self._connect_quic()
         host, port = self._address
         connection = await self._world.net.connect(port, host)
+        limit_kernel_buffers(connection)
         wire = new_stream_wire(self._world, self.version, None)
         if self._tls:
             context = ssl.create_default_context(cadata=authority().certificate)
@@ -50,6 +61,16 @@ class Client:
             StreamCarrier(self._world, connection, wire)
         self.wires.append(wire)
         return wire
+
+    async def another(self) -> Client:
+        """Another client of the same, with a connection of its own."""
+        client = self.unconnected()
+        await client.connect()
+        return client
+
+    def unconnected(self) -> Client:
+        """Another client of the same, which connects when it has something to ask."""
+        return Client(self._world, self.version, *self._address, tls=self._tls)
 
     async def _connect_quic(self) -> Wire:
         world = self._world
@@ -134,6 +155,7 @@ class Backend:
     async def _accept(self, listener: Listener) -> None:
         while True:
             connection = await listener.accept()
+            limit_kernel_buffers(connection)
             wire = new_stream_wire(self._world, self.version, self._on_stream)
             self.wires.append(wire)
             StreamCarrier(self._world, connection, wire)

@@ -26,6 +26,7 @@ class Pair:
     client: Client
     backend: Backend
     proxy: ProxyHandle | None
+    is_direct: bool = False
 
     @property
     def front_is_multiplexed(self) -> bool:
@@ -68,13 +69,15 @@ async def proxied_pair(
 
 @asynccontextmanager
 async def process_pair(
-    net: Network, front: Version, back: Version, folder: Path
+    net: Network, front: Version, back: Version, folder: Path, **options: Any
 ) -> AsyncIterator[tuple[Pair, ProxyProcess]]:
     """A pair with a proxy in a process of its own."""
     tls = front != "1.1"
     async with world_on(net) as world:
         backend = await start_backend(world, back)
-        with ProxyProcess(folder / "proxy", [route(backend, front, tls=tls)], graceful_shutdown_timeout=0) as process:
+        with ProxyProcess(
+            folder / "proxy", [route(backend, front, tls=tls)], graceful_shutdown_timeout=0, **options
+        ) as process:
             (port,) = process.records_of("started")[0]["ports"]
             client = await open_client(world, front, port, tls=tls)
             yield Pair(world, client, backend, None), process
@@ -86,4 +89,4 @@ async def direct_pair(net: Network, version: Version) -> AsyncIterator[Pair]:
     async with world_on(net) as world:
         backend = await start_backend(world, version)
         client = await open_client(world, version, backend.port, backend.host)
-        yield Pair(world, client, backend, None)
+        yield Pair(world, client, backend, None, is_direct=True)

@@ -261,12 +261,15 @@ class Stream:
         await self.wire.bell.wait_until(lambda: self.aborted)
         return self.aborted
 
+    def _check_wanted(self) -> None:
+        if self.refuses_more:
+            raise StreamAborted(self.aborted or "the other side reads no more")
+
     async def send(self, data: bytes) -> None:
         """Send a piece of content, waiting for room. Raises StreamAborted when nobody reads it."""
         rest = memoryview(data)
         while rest:
-            if self.refuses_more:
-                raise StreamAborted(self.aborted or "the other side reads no more")
+            self._check_wanted()
             taken = self.wire.send_data(self, rest)
             rest = rest[taken:]
             if taken:
@@ -276,8 +279,7 @@ class Stream:
 
     async def end(self, trailers: FieldLines = ()) -> None:
         """The message is whole. Raises StreamAborted when nobody reads it."""
-        if self.refuses_more:
-            raise StreamAborted(self.aborted or "the other side reads no more")
+        self._check_wanted()
         self.wire.send_end(self, list(trailers))
         self.wire.bell.ring()
 
@@ -296,12 +298,14 @@ class Stream:
     # What a backend does.
 
     def inform(self, status: int, fields: FieldLines = ()) -> None:
-        """Send an interim response."""
+        """Send an interim response. Raises StreamAborted when nobody reads it."""
+        self._check_wanted()
         self.wire.send_head(self, Head(list(fields), status), is_end=False)
         self.wire.bell.ring()
 
     def respond_head(self, status: int, fields: FieldLines = (), *, is_end: bool = False) -> None:
-        """Send a final response's head; content follows unless `is_end`."""
+        """Send a final response's head; content follows unless `is_end`. Raises StreamAborted."""
+        self._check_wanted()
         self.wire.send_head(self, Head(list(fields), status), is_end=is_end)
         self.wire.bell.ring()
 

@@ -202,6 +202,7 @@ class SimulatedBell(Bell):
 class SimulatedWorld(World):
     client_host = CLIENT_IP
     backend_host = "10.0.0.1"
+    patience_s = VIRTUAL_PATIENCE_S
 
     def __init__(self, net: Network, sim: Simulation) -> None:
         super().__init__(net)
@@ -226,7 +227,7 @@ class SimulatedWorld(World):
         await self.sim.sleep(seconds)
 
     async def finish(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        await self.sim.wait_for(coroutine, VIRTUAL_PATIENCE_S)
+        await self.sim.wait_for(coroutine, self.patience_s)
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from harness import Network, run_on
 from matrix_cases import check_one_connection
 from matrix_pairs import Pair, process_pair
 from matrix_peers import VERSIONS, Stream, StreamAborted, Version
+from proxy_process import ProxyProcess
 
 BODY_BYTES = 1024 * 1024 * 1024
 PIECE = bytes(64 * 1024)
@@ -19,6 +20,8 @@ MOST_UNDER_WAY_BYTES = 64 * 1024 * 1024
 """Of the body nobody reads: in the proxy, and in the kernel's buffers on both sides of it."""
 MOST_MEMORY_BYTES = 16 * 1024 * 1024
 """By which the proxy's resident memory may grow while 1 GiB waits."""
+
+MOST_MEMORY_WITH_QH3_BYTES = 64 * 1024 * 1024
 
 
 class Flood:
@@ -105,16 +108,56 @@ async def unread_request(pair: Pair) -> None:
 
 @pytest.mark.parametrize("back", VERSIONS)
 @pytest.mark.parametrize("front", VERSIONS)
-def test_a_stream_that_nobody_reads_holds_up_only_itself(front: Version, back: Version, tmp_path: Path) -> None:
+def test_a_stream_that_nobody_reads_holds_up_only_itself(
+    front: Version, back: Version, tmp_path: Path
+) -> None:
     async def body(net: Network) -> None:
-        async with process_pair(net, front, back, tmp_path) as (pair, process):
-            for number in range(4):
-                await exchange_beside(pair, number)
-            before = process.peak_memory_bytes()
+        async with process_pair(net, front, back, tmp_path, quic_engine="aioquic") as (pair, process):
+            before = await memory_in_use(pair, process)
             await pair.world.finish(unread_response(pair))
             await pair.world.finish(unread_request(pair))
-            grown = process.peak_memory_bytes() - before
-            assert grown <= MOST_MEMORY_BYTES, f"{grown / 1e6:.1f} MB"
-            print(f"GROWN {front} {back} {grown / 1e6:.1f} MB of {before/1e6:.1f}")
+            check_memory(process, before, MOST_MEMORY_BYTES)
 
     run_on("asyncio", body)
+
+
+async def unread_request_alone(pair: Pair) -> None:
+    """The flood stops, whatever becomes of others on its connection; behind it all is well."""
+    stream = await pair.client.open("POST", "/flood", [("content-length", str(BODY_BYTES))])
+    request = await pair.backend.request("/flood")
+    flood = Flood(stream)
+    pair.world.spawn(flood.run())
+    other = Pair(pair.world, await pair.client.another(), pair.backend, None)
+    await exchange_until_held_up(other, flood, 0)
+    assert flood.sent_bytes > 0
+    stream.reset()
+    await read_until_aborted(request)
+    await exchange_beside(pair, 0)
+    check_one_connection(pair)
+
+
+@pytest.mark.parametrize("back", VERSIONS)
+def test_the_fast_quic_engine_bounds_what_waits_by_the_connection(back: Version, tmp_path: Path) -> None:
+    """qh3 has one limit for all uploads of a connection, so one that nobody reads may stop the others."""
+
+    async def body(net: Network) -> None:
+        async with process_pair(net, "3", back, tmp_path, quic_engine="qh3") as (pair, process):
+            before = await memory_in_use(pair, process)
+            await pair.world.finish(unread_response(pair))
+            check_memory(process, before, MOST_MEMORY_BYTES)
+            await pair.world.finish(unread_request_alone(pair))
+            check_memory(process, before, MOST_MEMORY_WITH_QH3_BYTES)
+
+    run_on("asyncio", body)
+
+
+async def memory_in_use(pair: Pair, process: ProxyProcess) -> int:
+    """Once every path that a request takes has been taken."""
+    for number in range(4):
+        await exchange_beside(pair, number)
+    return process.peak_memory_bytes()
+
+
+def check_memory(process: ProxyProcess, before: int, most: int) -> None:
+    grown = process.peak_memory_bytes() - before
+    assert grown <= most, f"{grown} bytes"

@@ -114,6 +114,7 @@ request_lines = st.lists(
             st.sampled_from((b"x-a", b"accept", b"content-length", b"cookie", b"host")),
             st.sampled_from((b"0", b"a.example", b"y" * 70, b"z ")),
         ),
+        st.sampled_from(((b"x-a", b"secret"), NeverIndexedField((b"x-a", b"secret")))),
     ),
     min_size=1,
     max_size=3,
@@ -147,7 +148,8 @@ def test_a_remembered_request_is_what_it_would_have_been(
             except (StreamError, RefusedRequest) as error:
                 outcomes.append(("refused", *error.args))
             else:
-                outcomes.append(tuple(getattr(head, name) for name in type(head).__slots__))
+                kinds = [type(line) for line in head.fields]
+                outcomes.append((kinds, *[getattr(head, name) for name in type(head).__slots__]))
         assert outcomes[0] == outcomes[1]
 
 

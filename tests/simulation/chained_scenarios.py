@@ -10,7 +10,9 @@ from fixed_certificates import authority, identity
 from http_scenarios import PORT, Traffic
 from simulated_world import World, forward_route
 
-from smartproxy.drivers.simulation import Faults, Simulation
+from smartproxy.core.records import AccessRecord, Record
+from smartproxy.drivers.simulation import Connection, Faults, HttpResponse, Simulation
+from smartproxy.drivers.simulation.faults import log_uniform
 from smartproxy.drivers.simulation.proxy import SimulatedProxy
 
 INNER_IP = "10.0.1.1"
@@ -49,10 +51,36 @@ class ChainedTraffic(Traffic):
     """The same traffic through two proxies, each of which may try a request once more."""
 
     most_executions = 4
+    largest_body_bytes = 300_000
+    """More than one stream's window, so that senders wait for credit."""
 
     def __init__(self, sim: Simulation, world: World) -> None:
         super().__init__(sim, world)
         sim.resolver["inner.internal"] = [INNER_IP]
+
+    async def connect(self) -> Connection:
+        """Some clients are slow: what they do not take has to wait on the way, without holding up others."""
+        faults = self.sim.faults
+        if self.sim.random.random() < 0.2:
+            bandwidth_bytes_per_s = log_uniform(self.sim.random, 10_000, 1_000_000)
+            faults = replace(faults, bandwidth_bytes_per_s=bandwidth_bytes_per_s)
+        return await self.sim.connect(PORT, faults=faults)
+
+    def check(self) -> None:
+        super().check()
+        for proxy in self.world.proxies:
+            for record in proxy.driver.records:
+                check_peers_understood(record)
+
+
+def check_peers_understood(record: Record | AccessRecord) -> None:
+    """Two of the same proxy never find fault with what the other says."""
+    if isinstance(record, AccessRecord):
+        error, detail = record.failure, record.failure_detail
+    else:
+        error, detail = record.fields.get("error"), str(record.fields.get("detail"))
+    is_late = detail.startswith("SETTINGS_TIMEOUT")
+    assert error != "http_protocol_error" or is_late, record
 
 
 def _few(sim: Simulation) -> int:
@@ -80,6 +108,9 @@ async def _replace_again_and_again(
             await inner.stop()
         await sim.sleep(sim.random.random())
         world.start(inner_config(generation=4, **config))
+    if sim.random.random() < 0.2:
+        await sim.sleep(sim.random.random() * 5.0)
+        world.proxy.drain()
 
 
 class CrowdedTraffic(ChainedTraffic):
@@ -90,8 +121,9 @@ class CrowdedTraffic(ChainedTraffic):
 
 async def multiplexed_http2(sim: Simulation) -> None:
     """Many clients share few HTTP/2 connections, to a proxy that is reconfigured and replaced meanwhile."""
-    world = World(sim, front_config("http2", with_tls=False, limits=_limits(sim)))
-    config = {"with_tls": False, "limits": _limits(sim)}
+    with_tls = sim.random.random() < 0.3
+    world = World(sim, front_config("http2", with_tls=with_tls, limits=_limits(sim)))
+    config = {"with_tls": with_tls, "limits": _limits(sim)}
     inner = world.start(inner_config(**config))
     traffic = CrowdedTraffic(sim, world)
     traffic.start_backends()
@@ -113,11 +145,31 @@ async def multiplexed_http3(sim: Simulation) -> None:
     traffic.check()
 
 
+class SteadyTraffic(ChainedTraffic):
+    """Where nothing fails but UDP: whatever can be asked again is answered by a backend."""
+
+    backends_have_moods = False
+
+    def check_response(self, tag: bytes, response: HttpResponse) -> None:
+        super().check_response(tag, response)
+        if response.status != 200:
+            method = self.methods[tag]
+            assert method in (b"POST", b"PUT"), f"{method!r} {tag!r} was answered {response.status}"
+
+
+def _only_udp_fails() -> Faults:
+    return Faults(
+        datagram_loss_probability=0.05, datagram_duplicate_probability=0.02, datagram_reorder_probability=0.05
+    )
+
+
 async def alternative_services(sim: Simulation) -> None:
-    """HTTP/3 is found by Alt-Svc and used, while UDP comes and goes: every request has its answer all the same."""
-    world = World(sim, front_config("auto", with_tls=True, pool_idle_timeout=sim.random.choice((1, 60))))
+    """HTTP/3 is found by Alt-Svc and used, while UDP comes and goes: every request is answered all the same."""
+    is_steady = sim.random.random() < 0.5
+    front = front_config("auto", with_tls=True, pool_idle_timeout=sim.random.choice((1, 60)))
+    world = World(sim, front, _only_udp_fails() if is_steady else None)
     world.start(inner_config(with_tls=True, quic={}))
-    traffic = ChainedTraffic(sim, world)
+    traffic = SteadyTraffic(sim, world) if is_steady else ChainedTraffic(sim, world)
     traffic.start_backends()
 
     async def block_now_and_then() -> None:

@@ -13,6 +13,7 @@ from simulated_world import World, forward_route
 from smartproxy.drivers.simulation import (
     WEATHER_ERRORS,
     ByteConnection,
+    Connection,
     Faults,
     HttpClient,
     HttpRequest,
@@ -46,6 +47,9 @@ class Traffic:
     most_clients = 4
     most_executions = 2
     """Of a request that may be done again: each proxy on the way may try it once more."""
+    backends_have_moods = True
+    """Whether they die, dawdle and cut their responses now and then."""
+    largest_body_bytes = 50_000
 
     def __init__(self, sim: Simulation, world: World) -> None:
         self.sim = sim
@@ -70,17 +74,17 @@ class Traffic:
         assert request.body == body_of(tag, size), "the request's content was changed"
         self.executions[tag] += 1
         random = self.sim.random
-        mood = random.random()
+        mood = random.random() if self.backends_have_moods else 1.0
         if mood < 0.05:
             raise ConnectionResetError("a backend that dies instead of answering")
         if mood < 0.2:
             await self.sim.sleep(random.random() * (90.0 if mood < 0.1 else 2.0))
-        response = HttpResponse(200, [(b"x-tag", tag)], body_of(tag, log_uniform(random, 1, 50_000)))
+        response = HttpResponse(200, [(b"x-tag", tag)], body_of(tag, log_uniform(random, 1, self.largest_body_bytes)))
         if random.random() < 0.3:
             response.fields.append((b"transfer-encoding", b"chunked"))
         if random.random() < 0.1:
             response.fields.append((b"connection", b"close"))
-        if random.random() < 0.05:
+        if self.backends_have_moods and random.random() < 0.05:
             response.cut_after_bytes = random.randrange(len(response.body))
             response.cut_by_reset = random.random() < 0.5
         return response
@@ -90,7 +94,7 @@ class Traffic:
         random = self.sim.random
         method = self.methods[tag] = random.choice(METHODS)
         has_body = method in (b"POST", b"PUT")
-        body = body_of(tag, log_uniform(random, 1, 50_000) if has_body else 0)
+        body = body_of(tag, log_uniform(random, 1, self.largest_body_bytes) if has_body else 0)
         return method, [(b"x-tag", tag), (b"x-body-size", str(len(body)).encode())], body
 
     def check_response(self, tag: bytes, response: HttpResponse) -> None:
@@ -166,13 +170,16 @@ class Traffic:
             elif isinstance(event, h11.EndOfMessage):
                 return response, bytes(protocol.trailing_data[0])
 
+    async def connect(self) -> Connection:
+        return await self.sim.connect(PORT)
+
     async def client(self, name: str) -> None:
         """One client: it may connect again when its connection ends."""
         random = self.sim.random
         await self.sim.sleep(random.random() * 3.0)
         for attempt in range(random.randint(1, 3)):
             try:
-                connection = await self.sim.connect(PORT)
+                connection = await self.connect()
                 await self.visit(f"{name}-{attempt}", connection)
             except WEATHER_ERRORS:
                 continue

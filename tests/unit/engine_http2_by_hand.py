@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections import defaultdict
 from typing import Protocol
 
@@ -49,7 +51,13 @@ class Seen:
     @property
     def head(self) -> dict[bytes, bytes]:
         """The message's own head."""
-        return next(head for head in self.heads if not head.get(b":status", b"").startswith(b"1"))
+        head = self.head_or_none
+        assert head is not None, self
+        return head
+
+    @property
+    def head_or_none(self) -> dict[bytes, bytes] | None:
+        return next((head for head in self.heads if not head.get(b":status", b"").startswith(b"1")), None)
 
     @property
     def status(self) -> int:
@@ -94,6 +102,7 @@ class Http2End:
         self.connection_credit_bytes = 0
         self.next_id = 1
         self._incoming = bytearray()
+        self._replies = b""
         self._preface = b"" if client else frames.PREFACE
         self._block: list[bytes] = []
         self.feed((frames.PREFACE if client else b"") + frames.encode_settings(settings or {}))
@@ -107,15 +116,30 @@ class Http2End:
             if not data:
                 return self
             self._incoming += data
-            reply = self._read()
-            if reply and self.is_open:
-                self.carrier.send(reply)
+            self._replies += self._read()
+            self.send_replies()
         raise AssertionError("it does not end")
+
+    def send_replies(self) -> None:
+        """What is answered unasked waits while the engine reads nothing."""
+        if self._replies and self.is_open and self.is_read:
+            replies, self._replies = self._replies, b""
+            self.carrier.send(replies)
+
+    @property
+    def end(self) -> End:
+        end = self.carrier if isinstance(self.carrier, End) else self.carrier.end  # type: ignore[attr-defined]  # TlsEnd
+        assert isinstance(end, End)
+        return end
 
     @property
     def is_open(self) -> bool:
-        end = self.carrier if isinstance(self.carrier, End) else self.carrier.end  # type: ignore[attr-defined]  # TlsEnd
-        return bool(end.is_open)
+        return self.end.is_open
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the engine takes anything from it now."""
+        return self.end.is_read()
 
     def _read(self) -> bytes:
         incoming = self._incoming
@@ -137,6 +161,8 @@ class Http2End:
     def _note(self, frame: Frame) -> bytes:
         seen = self.streams[frame.stream_id] if frame.stream_id else None
         if seen is not None:
+            assert seen.reset is None, "a frame behind RST_STREAM"
+            assert not seen.ended or isinstance(frame, RstStreamFrame | WindowUpdateFrame | ContinuationFrame)
             seen.frames.append(type(frame).__name__.removesuffix("Frame"))
         if isinstance(frame, HeadersFrame | ContinuationFrame):
             assert seen is not None
@@ -275,7 +301,9 @@ class Http2End:
 def data_frames(stream_id: int, data: bytes, *, end: bool = False) -> bytes:
     pieces = [data[at : at + FRAME_BYTES] for at in range(0, len(data), FRAME_BYTES)] or [b""]
     return b"".join(
-        frames.encode_frame(frames.DATA, frames.END_STREAM if end and piece is pieces[-1] else 0, stream_id, piece)
+        frames.encode_frame(
+            frames.DATA, frames.END_STREAM if end and piece is pieces[-1] else 0, stream_id, piece
+        )
         for piece in pieces
     )
 
@@ -302,3 +330,19 @@ def http2_backend(
 ) -> Http2End:
     """The backend that the connect under way reaches."""
     return Http2End(hand.open(), client=False, settings=settings, gives_credit=gives_credit, answers=answers)
+
+
+def connect_websocket(client: Http2End, path: bytes = b"/chat", *fields: tuple[bytes, bytes]) -> int:
+    """Open a WebSocket's stream."""
+    handshake = ((b":protocol", b"websocket"), (b"sec-websocket-version", b"13"))
+    return client.request(b"CONNECT", path, *handshake, *fields, ends=False)
+
+
+def switching(head: bytes) -> bytes:
+    """The 101 to an HTTP/1.1 handshake."""
+    [key] = [line[19:] for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key: ")]
+    accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+    )

@@ -54,6 +54,8 @@ from smartproxy.testing.http3_network import SERVER_NAME, authority, identity, t
 
 PORT = 443
 LATENCY_S = 0.001
+QUIET_S = 0.05
+TICK_S = 1e-6
 SERVER: Address = (PROXY_IP, PORT)
 _numbers = count(1)
 
@@ -297,8 +299,8 @@ class Http3World:
 
     # Time.
 
-    def run(self, seconds: float = 0.05) -> None:
-        """Carry datagrams, and let `seconds` pass once it is quiet."""
+    def run(self) -> None:
+        """Carry datagrams until it has been quiet for a while."""
         hand = self.hand
         busy_until = hand.now + 600.0
         quiet_until = inf
@@ -306,14 +308,23 @@ class Http3World:
             if self._carry():
                 quiet_until = inf
                 self._pass(LATENCY_S)
-                continue
-            if quiet_until == inf:
-                quiet_until = hand.now + seconds
-            due = min(self._due(), quiet_until)
-            self._pass(max(due - hand.now, 0.0) + 1e-6)
-            if hand.now >= quiet_until and not self._carry():
+            elif hand.now >= quiet_until:
                 return
+            else:
+                if quiet_until == inf:
+                    quiet_until = hand.now + QUIET_S
+                self._pass(max(min(self._due(), quiet_until) - hand.now, 0.0) + TICK_S)
         raise AssertionError("it does not end")
+
+    def let_pass(self, seconds: float) -> None:
+        """Carry datagrams for just so long."""
+        hand = self.hand
+        until = hand.now + seconds
+        while hand.now < until:
+            if self._carry():
+                self._pass(LATENCY_S)
+            else:
+                self._pass(max(min(self._due(), until) - hand.now, 0.0) + TICK_S)
 
     def _pass(self, seconds: float) -> None:
         hand = self.hand

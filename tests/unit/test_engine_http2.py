@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from engine_by_hand import End, EngineByHand, configuration, plain_forward, response, route, target
-from engine_http2_by_hand import Http2End, data_frames, http2_client
+from engine_http2_by_hand import Http2End, connect_websocket, data_frames, http2_client, switching
 from tls_by_hand import TlsEnd, certificate, client_context
 
 from smartproxy.core.configuration import (
@@ -598,7 +598,7 @@ def test_a_body_that_trickles(hand: EngineByHand) -> None:
 def test_a_websocket_by_extended_connect_to_http1(hand: EngineByHand) -> None:
     client = http2_client(hand)
     assert client.settings[frames.SETTING_ENABLE_CONNECT_PROTOCOL] == 1
-    stream_id = connect(client)
+    stream_id = connect_websocket(client)
     backend = hand.open()
     head = backend.take()
     assert head.startswith(b"GET /chat HTTP/1.1\r\n")
@@ -620,28 +620,9 @@ def test_a_websocket_by_extended_connect_to_http1(hand: EngineByHand) -> None:
     assert hand.access[0].backend_protocol == "HTTP/1.1"
 
 
-def connect(client: Http2End, path: bytes = b"/chat", *fields: tuple[bytes, bytes]) -> int:
-    """Open a WebSocket's stream."""
-    handshake = ((b":protocol", b"websocket"), (b"sec-websocket-version", b"13"))
-    return client.request(b"CONNECT", path, *handshake, *fields, ends=False)
-
-
-def switching(head: bytes) -> bytes:
-    """The 101 to an HTTP/1.1 handshake."""
-    import base64
-    import hashlib
-
-    [key] = [line[19:] for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key: ")]
-    accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
-    return (
-        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
-        b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
-    )
-
-
 def test_a_backend_that_takes_no_websocket(hand: EngineByHand) -> None:
     client = http2_client(hand)
-    stream_id = connect(client)
+    stream_id = connect_websocket(client)
     hand.open().send(response(b"no", status="403 Forbidden"))
     seen = client.stream(stream_id)
     assert (seen.status, seen.data) == (403, b"no")
@@ -651,7 +632,7 @@ def test_a_backend_that_takes_no_websocket(hand: EngineByHand) -> None:
 def test_a_backend_that_answers_a_handshake_with_content(hand: EngineByHand) -> None:
     """A 2xx would mean to the client that the WebSocket is open (RFC 8441 §5)."""
     client = http2_client(hand)
-    stream_id = connect(client)
+    stream_id = connect_websocket(client)
     hand.open().send(response(b"what?"))
     assert client.stream(stream_id).status == 502
     assert client.is_open
@@ -662,7 +643,7 @@ def test_a_websocket_that_breaks(hand: EngineByHand, who: str) -> None:
     client = http2_client(hand)
     other = client.request()
     other_backend = hand.open()
-    stream_id = connect(client)
+    stream_id = connect_websocket(client)
     backend = hand.open()
     backend.send(switching(backend.take()))
     assert client.stream(stream_id).status == 200
@@ -679,7 +660,7 @@ def test_a_websocket_that_breaks(hand: EngineByHand, who: str) -> None:
 
 def test_a_websocket_outlives_a_new_configuration(hand: EngineByHand) -> None:
     client = http2_client(hand)
-    stream_id = connect(client)
+    stream_id = connect_websocket(client)
     backend = hand.open()
     backend.send(switching(backend.take()))
     hand.configure(plain_forward("10.0.0.2"))
@@ -693,7 +674,7 @@ def test_a_websocket_outlives_a_new_configuration(hand: EngineByHand) -> None:
 
 def test_a_websocket_that_nobody_reads_pauses_its_backend_only(hand: EngineByHand) -> None:
     client = http2_client(hand, gives_credit=False)
-    stream_id = connect(client)
+    stream_id = connect_websocket(client)
     backend = hand.open()
     backend.send(switching(backend.take()))
     sent = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hpack
 import pytest
-from http2_peer import POST, REQUEST, RawPeer, data_frame, types_of
+from http2_peer import POST, REQUEST, RawPeer, data_frame
 from hyperframe.frame import HeadersFrame, WindowUpdateFrame
 
 from smartproxy.core.http.messages import Fields, RequestHead, ResponseHead
@@ -13,6 +13,7 @@ from smartproxy.core.wire.http2 import (
     Http2EngineName,
     Http2Limits,
     LocalProtocolError,
+    NeverIndexedField,
     RemoteProtocolError,
     RequestReceived,
     RequestRefused,
@@ -20,7 +21,9 @@ from smartproxy.core.wire.http2 import (
     StreamReset,
     frames,
 )
+from smartproxy.core.wire.http2.header_compression import COMPILED_CODER_IS_THERE, HeaderDecoder
 from smartproxy.core.wire.http2.native_engine import NativeEngine
+from smartproxy.testing.strategies.http2 import REQUEST_BLOCK
 
 NATIVE: tuple[Http2EngineName, ...] = ("native", "native-hpack")
 OK = ResponseHead(200, [])
@@ -143,7 +146,7 @@ def test_secrets_are_in_no_table_however_often_they_are_said(engine: Http2Engine
         )
         [frame] = peer.take_frames()
         assert isinstance(frame, HeadersFrame)
-        read = peer.decoder.decode(frame.data, raw=True)
+        read = list(peer.decoder.decode(frame.data, raw=True))
         assert [line.indexable for line in read[-2:]] == [False, False], index
     assert all(b"secret" not in value for _, value in peer.decoder.header_table.dynamic_entries)
 
@@ -162,6 +165,22 @@ def test_a_bomb_of_what_is_remembered_goes_off_as_well(engine: Http2EngineName) 
     wire = frames.encode_frame(frames.HEADERS, 5, 7, peer.encoder.encode(REQUEST) + reference * 40)
     error = peer.feed_expecting_end(wire)
     assert (error.error_code, error.reason) == (ErrorCode.ENHANCE_YOUR_CALM, "header block too large")
+
+
+@pytest.mark.parametrize("compiled", [False, COMPILED_CODER_IS_THERE])
+def test_a_literal_named_by_the_table_means_something_else_once_that_has_changed(compiled: bool) -> None:
+    decoder = HeaderDecoder(Http2Limits(), compiled=compiled)
+    first, second = b"\x40\x01a\x010", b"\x40\x01b\x010"
+    newest_name = b"\x0f\x2f\x011"
+    for block, name in (
+        (first, b"a"),
+        (b"", b"a"),
+        (second, b"b"),
+        (b"", b"b"),
+        (b"\x20\x3f\xe1\x1f" + first, b"a"),
+    ):
+        assert decoder.decode(block + newest_name)[-1] == (name, b"1")
+        assert decoder.decode(newest_name + b"\xbe") == [(name, b"1"), (name, b"0")]
 
 
 @both
@@ -205,6 +224,18 @@ def test_a_path_is_looked_at_however_well_the_rest_is_known(engine: Http2EngineN
 
 
 @both
+def test_what_is_done_to_a_head_is_not_done_to_the_next(engine: Http2EngineName) -> None:
+    peer = RawPeer(engine)
+    for stream_id in (1, 3, 5):
+        [request] = peer.feed(peer.headers(stream_id, [*REQUEST, (b"accept", b"*/*")]))
+        assert isinstance(request, RequestReceived)
+        head = request.head
+        assert (head.target, head.authority, head.fields) == (b"/", b"a.example", [(b"accept", b"*/*")])
+        head.target = head.authority = b"changed"
+        head.fields = []
+
+
+@both
 def test_a_known_request_may_have_content_or_none(engine: Http2EngineName) -> None:
     peer = RawPeer(engine)
     lines = [*POST, (b"content-length", b"2")]
@@ -218,6 +249,19 @@ def test_a_known_request_may_have_content_or_none(engine: Http2EngineName) -> No
     assert reset.reason == "Content-Length differs from the content"
 
 
+@both
+def test_a_known_request_with_a_secret_in_it_is_another_one(engine: Http2EngineName) -> None:
+    peer = RawPeer(engine)
+    kinds = []
+    for index, never_indexed in enumerate((False, True, True, False)):
+        pattern = b"\x10" if never_indexed else b"\x00"
+        block = REQUEST_BLOCK + pattern + b"\x05x-key\x05value"
+        [request] = peer.feed(frames.encode_frame(frames.HEADERS, 5, 1 + 2 * index, block))
+        assert isinstance(request, RequestReceived)
+        kinds.append(isinstance(request.head.fields[0], NeverIndexedField))
+    assert kinds == [False, True, True, False]
+
+
 # Frames.
 
 
@@ -228,8 +272,18 @@ def test_a_request_larger_than_a_frame_is_continued(engine: Http2EngineName) -> 
     peer.connection.send_request(
         RequestHead(b"GET", b"/", b"a.example", fields, scheme=b"https"), end_stream=True
     )
-    taken = peer.take_frames()
-    assert types_of(taken) == [frames.HEADERS, frames.CONTINUATION, frames.CONTINUATION]
-    assert [sorted(frame.flags) for frame in taken] == [["END_STREAM"], [], ["END_HEADERS"]]
-    block = b"".join(frame.data for frame in taken)  # type: ignore[attr-defined]  # header frames
-    assert len(hpack.Decoder(10**6).decode(block, raw=True)) == 24
+    data = peer.connection.data_to_send()
+    headers, block, position = [], b"", 0
+    while position < len(data):
+        high, low, frame_type, flags, _ = frames.FRAME_HEADER.unpack_from(data, position)
+        position += frames.FRAME_HEADER_BYTES
+        payload = data[position : position + (high << 8 | low)]
+        position += len(payload)
+        headers.append((frame_type, flags))
+        block += payload
+    assert headers == [
+        (frames.HEADERS, frames.END_STREAM),
+        (frames.CONTINUATION, 0),
+        (frames.CONTINUATION, frames.END_HEADERS),
+    ]
+    assert len(list(hpack.Decoder(10**6).decode(block, raw=True))) == 24

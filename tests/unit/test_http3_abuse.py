@@ -88,6 +88,14 @@ def test_empty_data_frames_are_counted() -> None:
     assert server.quic.closed == ErrorCode.H3_EXCESSIVE_LOAD
 
 
+def test_an_empty_data_frame_that_ends_its_stream_is_free() -> None:
+    server = ByHand(Http3Limits(empty_data=2))
+    for number in range(5):
+        open_request(server, 4 * number)
+        assert "StreamEnded" in names(server.stream(4 * number, data_frame(b""), end=True))
+    assert server.quic.closed is None
+
+
 def test_unknown_frames_are_skipped_unheld_and_counted() -> None:
     server = ByHand(Http3Limits(ignored_frames=50))
     open_request(server)

@@ -60,7 +60,7 @@ class QuicDialByHand:
         self.context = Context(Env(entropy=os.urandom, wall_clock=lambda: 0.0))
         self.context.now = 1000.0
         shown = served or identity(SERVER_NAME)
-        self.server = QuicServerEndpoint(lambda _: shown, os.urandom)
+        self.server = QuicServerEndpoint(lambda _: shown, os.urandom, engine="aioquic")
         #: Addresses behind which the server is; others swallow everything.
         self.answering = {"192.0.2.1"}
         self.pending: dict[int, OpenDatagrams | ResolveHost] = {}

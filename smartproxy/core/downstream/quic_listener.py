@@ -150,10 +150,15 @@ class QuicListener:
         session = self._sessions.get(connection)
         try:
             if session is None:
-                if self._plan is None or isinstance(events[0], ConnectionEnded):
+                if isinstance(events[0], ConnectionEnded):
                     # It never got as far as a name.
                     return
+                if self._plan is None:
+                    connection.close(ErrorCode.H3_NO_ERROR)
+                    return
                 session = self._begin(connection, peer)
+                if self._draining:
+                    session.drain()
             session.handle_events(events)
         except Exception as error:
             self._report_bug(error)
@@ -176,11 +181,13 @@ class QuicListener:
 
     def datagrams_lost(self, failure: Failure) -> None:
         """The socket is gone, and every client with it."""
+        self._datagram_link.close()
         self._context.timers.cancel(self._timer)
-        for session in list(self._sessions.values()):
-            session.lose_streams(failure)
-        self._sessions.clear()
         self._waiting.clear()
+        sessions, self._sessions = self._sessions, {}
+        for session in sessions.values():
+            session.lose_streams(failure)
+            session.forget_timer()
 
     # What goes.
 
@@ -198,6 +205,8 @@ class QuicListener:
 
     def flush(self) -> None:
         self._is_unflushed = False
+        if self._datagram_link.closing:
+            return
         endpoint = self._endpoint
         self._datagram_link.send(endpoint.datagrams_to_send(self._context.now))
         for connection, events in endpoint.poll_events():

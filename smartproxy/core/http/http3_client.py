@@ -60,7 +60,7 @@ class Http3Client(MultiplexedBackend):
     def _no_sign(self) -> None:
         """Nothing has come for a while after a request."""
         since = self._awaits_sign_since
-        if since == inf or not self.streams:
+        if since == inf:
             return
         for patience_s in (SUSPECT_S, SIGN_OF_LIFE_S):
             if self.context.now < since + patience_s:

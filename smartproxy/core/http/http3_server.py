@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from smartproxy.core.datagrams import DatagramLink
@@ -10,16 +11,24 @@ from smartproxy.core.failure import Failure, FailureCode, FailureSource
 from smartproxy.core.http.multiplexed.http3_transport import Http3Transport, failure_of_end
 from smartproxy.core.http.multiplexed.server import MultiplexedServer
 from smartproxy.core.records import Level
+from smartproxy.core.timers import Timer
 from smartproxy.core.wire.http3 import ConnectionEnded, Http3Connection, Http3Event
 
 if TYPE_CHECKING:
     from smartproxy.core.downstream.quic_listener import QuicListener
 
+FAREWELL_S = 0.5
+"""From the last response to the end of a drained connection.
+
+CONNECTION_CLOSE ends retransmission (RFC 9000 §10.2), so what was sent last has this long to arrive.
+"""
+_MOST_UNSETTLED_STREAMS = 64
+
 
 class Http3Server(MultiplexedServer):
     """Serves one client connection of a listener."""
 
-    __slots__ = ("_http3", "_listener")
+    __slots__ = ("_farewell_timer", "_http3", "_last_response_at", "_listener", "_unsettled")
 
     def __init__(
         self, client: ClientFacts, connection: Http3Connection, link: DatagramLink, listener: QuicListener
@@ -27,6 +36,10 @@ class Http3Server(MultiplexedServer):
         super().__init__(client, Http3Transport(connection, link, listener.flush))
         self._http3 = connection
         self._listener = listener
+        self._farewell_timer = Timer(self.close_if_drained)
+        self._last_response_at = -inf
+        #: Streams that are over, but may not have been sent in full.
+        self._unsettled: set[int] = set()
 
     def flush_soon(self) -> None:
         # All connections of a socket are sent for together.
@@ -38,12 +51,29 @@ class Http3Server(MultiplexedServer):
 
     def stream_over(self, stream_id: int) -> None:
         super().stream_over(stream_id)
+        self._last_response_at = self.context.now
+        self._unsettled.add(stream_id)
+        if len(self._unsettled) > _MOST_UNSETTLED_STREAMS:
+            self._forget_settled()
         self.close_if_drained()
 
+    def _forget_settled(self) -> None:
+        self._unsettled = {each for each in self._unsettled if self.wire.unsent_bytes(each)}
+
     def close_if_drained(self) -> None:
-        if not self.streams and self._http3.drained and not self._http3.ended:
+        """Close once GOAWAY has been said and every response has gone out."""
+        if self.streams or not self._http3.drained or self._http3.ended:
+            return
+        self._forget_settled()
+        if not self._unsettled and self._last_response_at + FAREWELL_S <= self.context.now:
             self._http3.close()
             self.flush_soon()
+        else:
+            self.context.set_timer(self._farewell_timer, FAREWELL_S)
+
+    def forget_timer(self) -> None:
+        """The connection is over."""
+        self.context.timers.cancel(self._farewell_timer)
 
     def drain(self) -> None:
         self.client.draining = True
@@ -76,6 +106,7 @@ class Http3Server(MultiplexedServer):
                 error=failure.code.value,
                 detail=failure.detail,
             )
+        self.forget_timer()
         self.lose_streams(
             failure
             or Failure(FailureSource.CLIENT, FailureCode.CONNECTION_TERMINATED, "closed by the client")

@@ -44,6 +44,7 @@ class Http2Transport:
 
     codes = HTTP2_CODES
     version = 20
+    reset_spares_what_was_sent = False
 
     def __init__(
         self, context: Context, wire: Http2Connection, stream: ByteStream, link: Link, source: FailureSource
@@ -153,7 +154,9 @@ class Http2Transport:
         # Without an error code it is a PING without an answer: the peer is gone, not wrong.
         is_silent = error.error_code is ErrorCode.NO_ERROR
         code = FailureCode.CONNECTION_TERMINATED if is_silent else FailureCode.HTTP_PROTOCOL_ERROR
-        self._user.connection_failed(Failure(self._source, code, str(error), retryable=is_silent))
+        # RFC 9113 §6.5.3: no acknowledgement may mean a stalled network as well, which another connection leaves.
+        retryable = is_silent or error.error_code is ErrorCode.SETTINGS_TIMEOUT
+        self._user.connection_failed(Failure(self._source, code, str(error), retryable=retryable))
 
     def receive_eof(self) -> None:
         self.stream_lost(Failure(self._source, FailureCode.CONNECTION_TERMINATED, "closed by the peer"))

@@ -32,6 +32,7 @@ class Http3Transport:
 
     codes = HTTP3_CODES
     version = 30
+    reset_spares_what_was_sent = True
     link = None
 
     def __init__(self, wire: Http3Connection, datagram_link: DatagramLink, send: Callable[[], None]) -> None:

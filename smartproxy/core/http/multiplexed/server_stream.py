@@ -42,7 +42,7 @@ class ServedStream:
         self.id = stream_id
         self.request_ended = request_ended
         self.response_ended = False
-        self.timer = Timer(self._nothing_due)
+        self.timer = Timer(_nothing_due)
         self.tunnel: TunnelStream | None = None
         self._exchange: Exchange | None = None
         self._body_wanted = False
@@ -56,9 +56,6 @@ class ServedStream:
         exchange = self._exchange = Exchange(self._server.client, self, head)
         self.timer.callback = exchange.deadline_passed
         exchange.begin()
-
-    def _nothing_due(self) -> None:
-        raise AssertionError("armed without an exchange")
 
     # From the session.
 
@@ -227,7 +224,7 @@ class ServedStream:
             return
         if self.request_ended:
             self._over()
-        elif not self._server.wire.unsent_bytes(self.id):
+        elif self._server.may_refuse_rest(self.id):
             # Nobody is going to read the rest of the request (RFC 9113 §8.1, RFC 9114 §4.1).
             self._server.reset(self.id, self._server.codes.no_error)
             self._over()
@@ -264,4 +261,10 @@ class ServedStream:
 
     def _over(self) -> None:
         self._server.context.timers.cancel(self.timer)
+        # Otherwise stream and exchange, which refer to each other, would wait for the garbage collector.
+        self.timer.callback = _nothing_due
         self._server.stream_over(self.id)
+
+
+def _nothing_due() -> None:
+    """What the timer of a stream without an exchange does."""

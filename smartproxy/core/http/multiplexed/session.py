@@ -55,6 +55,10 @@ class Transport(Protocol):
         """20 or 30."""
 
     @property
+    def reset_spares_what_was_sent(self) -> bool:
+        """Whether a message that was sent in full before a reset is delivered all the same."""
+
+    @property
     def link(self) -> Link | None:
         """The link that pays for a bug."""
 
@@ -131,6 +135,10 @@ class MultiplexedSession(Generic[S]):
     def reset(self, stream_id: int, error_code: int) -> None:
         self._transport.reset(stream_id, error_code)
         self.flush_soon()
+
+    def may_refuse_rest(self, stream_id: int) -> bool:
+        """Whether a reset after the end of what we send cuts off nothing but the peer's direction."""
+        return self._transport.reset_spares_what_was_sent or not self.wire.unsent_bytes(stream_id)
 
     def flush_soon(self) -> None:
         """Something is to be sent once this input has been dealt with."""

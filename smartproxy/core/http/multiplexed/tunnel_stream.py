@@ -98,7 +98,7 @@ class TunnelStream:
         """Nobody listens any more: end the peer's direction too, once everything has been sent."""
         owner = self._owner
         if not self.peer_ended:
-            if owner.wire.unsent_bytes(self._stream_id):
+            if not owner.may_refuse_rest(self._stream_id):
                 owner.await_writable(self._stream_id)
                 return
             owner.reset(self._stream_id, owner.codes.no_error)

@@ -285,10 +285,6 @@ class LibraryEngine:
         window: int = self._connection.outbound_flow_control_window
         return window
 
-    def max_outbound_frame_bytes(self) -> int:
-        frame_bytes: int = self._connection.max_outbound_frame_size
-        return frame_bytes
-
     def data_to_send(self) -> bytes:
         data: bytes = self._connection.data_to_send()
         return data

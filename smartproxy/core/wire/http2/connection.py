@@ -14,7 +14,7 @@ from smartproxy.core.wire.http2.events import Http2Event, StreamReset
 from smartproxy.core.wire.http2.heads import encode_request, encode_response, encode_trailers
 from smartproxy.core.wire.http2.limits import DEFAULT_LIMITS, Http2Limits
 from smartproxy.core.wire.http2.receiving import DRAIN_PING, LIVENESS_PING, FrameReceiver
-from smartproxy.core.wire.http2.streams import Half, Stream
+from smartproxy.core.wire.http2.streams import CONTENT, ENDED, HEAD, Stream
 
 
 class Http2Connection:
@@ -219,7 +219,7 @@ class Http2Connection:
         state.engine.send_headers(stream_id, lines, end_stream, interim=False)
         state.next_outbound_id += 2
         stream = Stream(stream_id, head.method)
-        stream.sending = Half.ENDED if end_stream else Half.CONTENT
+        stream.sending = ENDED if end_stream else CONTENT
         state.streams[stream_id] = stream
         return stream_id
 
@@ -228,7 +228,7 @@ class Http2Connection:
         stream = self._sendable(stream_id)
         if stream is None:
             return
-        if self._client_side or stream.sending is not Half.HEAD:
+        if self._client_side or stream.sending != HEAD:
             raise LocalProtocolError("a response out of turn")
         interim = head.status < 200
         if interim and end_stream:
@@ -238,10 +238,10 @@ class Http2Connection:
         state.require_room(lines)
         state.engine.send_headers(stream_id, lines, end_stream, interim=interim)
         if end_stream:
-            stream.sending = Half.ENDED
+            stream.sending = ENDED
             state.end_exchange_if_over(stream)
         elif not interim:
-            stream.sending = Half.CONTENT
+            stream.sending = CONTENT
 
     def send_data(self, stream_id: int, data: bytes, now: float, *, end_stream: bool = False) -> int:
         """Send content, and the end of it; all of `data` is taken. Returns `unsent_bytes`."""
@@ -307,7 +307,7 @@ class Http2Connection:
         return None if self._failed else stream
 
     def _require_content(self, stream: Stream) -> None:
-        if stream.sending is not Half.CONTENT or stream.ends_after_backlog:
+        if stream.sending != CONTENT or stream.ends_after_backlog:
             raise LocalProtocolError("content out of turn")
 
     # The end.

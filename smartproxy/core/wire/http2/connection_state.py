@@ -10,7 +10,7 @@ from smartproxy.core.wire.http2.events import Http2Event, StreamReset
 from smartproxy.core.wire.http2.heads import EncodedLine, encoded_section_bytes
 from smartproxy.core.wire.http2.limits import UNLIMITED_HEADER_BYTES, Http2Limits
 from smartproxy.core.wire.http2.sending import ContentSender
-from smartproxy.core.wire.http2.streams import Half, Stream
+from smartproxy.core.wire.http2.streams import ENDED, Stream
 
 _REMEMBERED_RESETS = 256
 _UNLIMITED_STREAMS = 2**32
@@ -92,7 +92,7 @@ class ConnectionState:
 
     def end_exchange_if_over(self, stream: Stream) -> None:
         """Close the stream if both directions have ended."""
-        if stream.receiving is not Half.ENDED or stream.sending is not Half.ENDED:
+        if stream.receiving != ENDED or stream.sending != ENDED:
             return
         del self.streams[stream.id]
         self.engine.forget_stream(stream.id)

@@ -53,7 +53,7 @@ class Http2Engine(Protocol):
         """Queue a header block, opening its stream if it is new."""
 
     def send_data(self, stream_id: int, data: bytes, end_stream: bool) -> None:
-        """Queue one DATA frame. `data` fits both windows and the peer's frame size, or is empty."""
+        """Queue one DATA frame. `data` fits both windows and MAX_FRAME_BYTES, or is empty."""
 
     def acknowledge_data(self, stream_id: int, byte_count: int) -> None:
         """Give credit back to the stream, unless it is closed, and to the connection, in decent portions."""
@@ -66,9 +66,6 @@ class Http2Engine(Protocol):
 
     def connection_send_window(self) -> int:
         """Bytes of DATA that the connection allows now."""
-
-    def max_outbound_frame_bytes(self) -> int:
-        """The peer's SETTINGS_MAX_FRAME_SIZE."""
 
     def data_to_send(self) -> bytes:
         """Take what is queued."""

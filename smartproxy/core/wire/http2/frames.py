@@ -127,8 +127,6 @@ def padding_bytes(flags: int, payload: bytes) -> int:
 
 def header_block_fragment(flags: int, payload: bytes) -> bytes:
     """A HEADERS payload without padding and the priority nobody uses any more (RFC 9113 §6.2, §5.3.2)."""
-    if not flags & (PADDED | PRIORITY_FLAG):
-        return payload
     padding = padding_bytes(flags, payload)
     start = 1 if padding else 0
     end = len(payload) - (padding - start)

@@ -18,6 +18,8 @@ from smartproxy.core.wire.http2.header_blocks import check_header_block, literal
 from smartproxy.core.wire.http2.heads import EncodedLine, FieldLine, NeverIndexedField
 from smartproxy.core.wire.http2.limits import HEADER_TABLE_BYTES, Http2Limits
 
+_OVERSIZED: tuple[type[Exception], ...] = (hpack.OversizedHeaderListError,)
+_DAMAGED: tuple[type[Exception], ...] = (hpack.HPACKError,)
 try:
     import jh2._hazmat
 except ImportError:
@@ -25,6 +27,8 @@ except ImportError:
     COMPILED_CODER_IS_THERE = False
 else:
     COMPILED_CODER_IS_THERE = True
+    _OVERSIZED += (jh2._hazmat.OversizedHeaderListError,)
+    _DAMAGED += (jh2._hazmat.HPACKError,)
 
 _STATIC_LINES = 61
 _LINE_OVERHEAD_BYTES = 32
@@ -135,12 +139,10 @@ class HeaderDecoder:
     def _decode(self, block: bytes) -> Fields:
         try:
             decoded: list[Any] = self._library.decode(block, True)
-        except hpack.OversizedHeaderListError:
+        except _OVERSIZED:
             raise _too_large() from None
-        except hpack.HPACKError:
+        except _DAMAGED:
             raise _undecodable() from None
-        except Exception as error:
-            raise self._translated(error) from None
         if self._compiled:
             return [
                 NeverIndexedField((name, value)) if never_indexed else (name, value)
@@ -150,13 +152,6 @@ class HeaderDecoder:
             (line[0], line[1]) if type(line) is hpack.HeaderTuple else NeverIndexedField(line)
             for line in decoded
         ]
-
-    def _translated(self, error: Exception) -> Exception:
-        if not self._compiled:
-            return error
-        if isinstance(error, jh2._hazmat.OversizedHeaderListError):
-            return _too_large()
-        return _undecodable() if isinstance(error, jh2._hazmat.HPACKError) else error
 
 
 class HeaderEncoder:

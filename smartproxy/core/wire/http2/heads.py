@@ -43,6 +43,9 @@ _USUAL_NAMES = frozenset(
     """.split()
 )
 
+_STATUS_LINES: dict[int, EncodedLine] = {
+    status: (b":status", b"%d" % status, False) for status in range(100, 1000)
+}
 _SENSITIVE = frozenset((b"authorization", b"proxy-authorization"))
 _SHORT_COOKIE_BYTES = 20
 _NOT_ENCODED = _CONNECTION_SPECIFIC | {b"host", b"te"}
@@ -285,7 +288,7 @@ def encode_response(head: ResponseHead) -> list[EncodedLine]:
     """A response's field section. Connection-specific fields are left out. Raises LocalProtocolError."""
     if not 100 <= head.status <= 999 or head.status == 101:
         raise LocalProtocolError("a status that HTTP/2 does not have")
-    return _encode_fields([(b":status", b"%d" % head.status, False)], head.fields)
+    return _encode_fields([_STATUS_LINES[head.status]], head.fields)
 
 
 def encode_trailers(fields: Fields) -> list[EncodedLine]:

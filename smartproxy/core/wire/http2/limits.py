@@ -8,7 +8,7 @@ DEFAULT_WINDOW_BYTES = 65535
 """RFC 9113 §6.9.2: of a stream and of the connection, before anything is said about it."""
 MAX_WINDOW_BYTES = 2**31 - 1
 MAX_FRAME_BYTES = 16384
-"""The largest frame payload we take: SETTINGS_MAX_FRAME_SIZE at its least, which is its default."""
+"""The largest frame payload we take or send: SETTINGS_MAX_FRAME_SIZE at its least, which is its default."""
 HEADER_TABLE_BYTES = 4096
 """Dynamic table of either direction, whatever larger one the peer would grant (RFC 7541 §4.2)."""
 

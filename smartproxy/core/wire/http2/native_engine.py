@@ -68,7 +68,6 @@ class NativeEngine:
         "_encoder",
         "_initial_receive_bytes",
         "_initial_send_bytes",
-        "_max_frame_bytes",
         "_queue",
         "_receive",
         "_send_bytes",
@@ -83,7 +82,6 @@ class NativeEngine:
         self._encoder = HeaderEncoder(compiled=compiled_headers)
         self._queue: list[bytes] = []
         self._streams: dict[int, _StreamWindows] = {}
-        self._max_frame_bytes = MAX_FRAME_BYTES
         self._initial_send_bytes = DEFAULT_WINDOW_BYTES
         self._send_bytes = DEFAULT_WINDOW_BYTES
         self._initial_receive_bytes = DEFAULT_WINDOW_BYTES
@@ -149,7 +147,6 @@ class NativeEngine:
         table_bytes = values.get(frames.SETTING_HEADER_TABLE_SIZE)
         if table_bytes is not None:
             self._encoder.resize_table(table_bytes)
-        self._max_frame_bytes = values.get(frames.SETTING_MAX_FRAME_SIZE, self._max_frame_bytes)
         initial_bytes = values.get(frames.SETTING_INITIAL_WINDOW_SIZE)
         if initial_bytes is not None:
             growth = initial_bytes - self._initial_send_bytes
@@ -192,10 +189,13 @@ class NativeEngine:
     def send_data(self, stream_id: int, data: bytes, end_stream: bool) -> None:
         windows = self._streams.get(stream_id)
         length = len(data)
-        if windows is None or (length and length > min(windows.send_bytes, self._send_bytes)):
+        if windows is None:
             raise LocalProtocolError("content out of turn")
-        windows.send_bytes -= length
-        self._send_bytes -= length
+        if length:
+            if length > windows.send_bytes or length > self._send_bytes:
+                raise LocalProtocolError("content out of turn")
+            windows.send_bytes -= length
+            self._send_bytes -= length
         flags = frames.END_STREAM if end_stream else 0
         self._queue += (_frame_header(length >> 8, length & 0xFF, frames.DATA, flags, stream_id), data)
 
@@ -218,9 +218,6 @@ class NativeEngine:
 
     def connection_send_window(self) -> int:
         return self._send_bytes
-
-    def max_outbound_frame_bytes(self) -> int:
-        return self._max_frame_bytes
 
     def data_to_send(self) -> bytes:
         data = b"".join(self._queue)

@@ -27,10 +27,11 @@ from smartproxy.core.wire.http2.events import (
 from smartproxy.core.wire.http2.heads import decode_response, decode_trailers
 from smartproxy.core.wire.http2.limits import LEAST_PEER_HEADER_BYTES, MAX_FRAME_BYTES
 from smartproxy.core.wire.http2.request_memory import RequestMemory
-from smartproxy.core.wire.http2.streams import Half, Stream
+from smartproxy.core.wire.http2.streams import CONTENT, ENDED, HEAD, Stream
 
 LIVENESS_PING = b"liveness"
 DRAIN_PING = b"draining"
+_PADDED_OR_PRIORITY = frames.PADDED | frames.PRIORITY_FLAG
 
 
 class FrameReceiver:
@@ -156,7 +157,7 @@ class FrameReceiver:
     def _receive_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
         if not stream_id % 2:
             raise RemoteProtocolError(ErrorCode.PROTOCOL_ERROR, "frame on a wrong stream")
-        fragment = frames.header_block_fragment(flags, payload)
+        fragment = frames.header_block_fragment(flags, payload) if flags & _PADDED_OR_PRIORITY else payload
         ends_stream = bool(flags & frames.END_STREAM)
         if flags & frames.END_HEADERS:
             self._receive_block(stream_id, fragment, ends_stream)
@@ -192,7 +193,7 @@ class FrameReceiver:
             elif self._may_open(stream_id, block):
                 self._receive_request(stream_id, block, ends_stream)
             return
-        if stream.receiving is Half.ENDED:
+        if stream.receiving == ENDED:
             state.engine.discard_headers(block)
             state.reset_for_fault(
                 stream_id, ErrorCode.STREAM_CLOSED, "frame on a closed stream", self._events
@@ -200,7 +201,7 @@ class FrameReceiver:
             return
         lines = state.engine.receive_headers(stream_id, block, ends_stream)
         try:
-            if stream.receiving is Half.HEAD:
+            if stream.receiving == HEAD:
                 self._receive_response(stream, lines, ends_stream)
             elif not ends_stream:
                 # RFC 9113 §8.1.
@@ -241,7 +242,7 @@ class FrameReceiver:
         state = self._state
         lines = state.engine.receive_headers(stream_id, block, ends_stream)
         stream = Stream(stream_id)
-        stream.receiving = Half.ENDED if ends_stream else Half.CONTENT
+        stream.receiving = ENDED if ends_stream else CONTENT
         state.streams[stream_id] = stream
         try:
             head = self._requests.decode(lines, ends_stream)
@@ -267,17 +268,17 @@ class FrameReceiver:
         stream.content_left_bytes = head.body_length_bytes
         self._events.append(ResponseReceived(stream.id, head, ends_stream))
         if ends_stream:
-            stream.receiving = Half.ENDED
+            stream.receiving = ENDED
             state.end_exchange_if_over(stream)
         else:
-            stream.receiving = Half.CONTENT
+            stream.receiving = CONTENT
 
     def _receive_trailers(self, stream: Stream, lines: Fields) -> None:
         state = self._state
         trailers = decode_trailers(lines, state.limits)
         if stream.content_left_bytes > 0:
             raise StreamError("Content-Length differs from the content")
-        stream.receiving = Half.ENDED
+        stream.receiving = ENDED
         if not stream.discards_content:
             self._events.append(StreamEnded(stream.id, trailers))
         state.end_exchange_if_over(stream)
@@ -301,9 +302,9 @@ class FrameReceiver:
         if not content_bytes and not ends_stream:
             state.abuse.count(abuse.EMPTY_DATA)
         left = stream.content_left_bytes - content_bytes
-        if stream.receiving is not Half.CONTENT:
+        if stream.receiving != CONTENT:
             state.credit_dropped(payload_bytes)
-            if stream.receiving is Half.ENDED:
+            if stream.receiving == ENDED:
                 code, reason = ErrorCode.STREAM_CLOSED, "frame on a closed stream"
             else:
                 code, reason = ErrorCode.PROTOCOL_ERROR, "content before a response"
@@ -311,7 +312,7 @@ class FrameReceiver:
         elif stream.discards_content:
             state.credit_dropped(payload_bytes)
             if ends_stream:
-                stream.receiving = Half.ENDED
+                stream.receiving = ENDED
                 state.end_exchange_if_over(stream)
         elif stream.content_left_bytes >= 0 and (left < 0 or (ends_stream and left)):
             # RFC 9113 §8.1.1.
@@ -331,7 +332,7 @@ class FrameReceiver:
                 content = data[content_start : content_start + content_bytes]
                 self._events.append(DataReceived(stream_id, content))
             if ends_stream:
-                stream.receiving = Half.ENDED
+                stream.receiving = ENDED
                 self._events.append(StreamEnded(stream_id, []))
                 state.end_exchange_if_over(stream)
 

@@ -16,7 +16,7 @@ _MISSES_TO_GIVE_UP = 64
 class _Section:
     """A section that was found to be in order, apart from its path."""
 
-    __slots__ = ("after", "before", "end_stream", "head", "line_count", "path_index", "room_bytes")
+    __slots__ = ("after", "before", "end_stream", "head", "line_count", "path_index", "room_bytes", "types")
 
     def __init__(
         self, lines: Fields, path_index: int, end_stream: bool, head: RequestHead, room_bytes: int
@@ -25,8 +25,10 @@ class _Section:
         self.path_index = path_index
         self.before = lines[:path_index]
         self.after = lines[path_index + 1 :]
+        self.types = list(map(type, lines))
         self.end_stream = end_stream
-        self.head = head
+        # A copy: the other is going to be somebody's to change.
+        self.head = head.with_same_fields(head.method, head.target)
         #: The longest path that neither limit refuses.
         self.room_bytes = room_bytes
 
@@ -37,6 +39,8 @@ class _Section:
             and end_stream == self.end_stream
             and lines[index + 1 :] == self.after
             and lines[:index] == self.before
+            # A line that is never to be indexed is equal to one that may be, but not the same.
+            and list(map(type, lines)) == self.types
         )
 
 

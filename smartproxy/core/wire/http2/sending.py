@@ -9,7 +9,7 @@ from smartproxy.core.wire.http2.engine import Http2Engine
 from smartproxy.core.wire.http2.events import Http2Event, StreamWritable
 from smartproxy.core.wire.http2.heads import EncodedLine
 from smartproxy.core.wire.http2.limits import MAX_FRAME_BYTES, Http2Limits
-from smartproxy.core.wire.http2.streams import Half, Stream
+from smartproxy.core.wire.http2.streams import ENDED, Stream
 
 
 class ContentSender:
@@ -116,28 +116,27 @@ class ContentSender:
                 self._end(stream, None)
             return 0
         window = engine.send_window(stream.id)
-        frame_bytes = min(engine.max_outbound_frame_bytes(), MAX_FRAME_BYTES)
-        if length <= window and length <= frame_bytes:
+        if length <= window and length <= MAX_FRAME_BYTES:
             engine.send_data(stream.id, data, end_stream)
             self._abuse.data_sent(length)
             sent = length
         else:
             sent = 0
             while sent < length and window > 0:
-                size = min(length - sent, window, frame_bytes)
+                size = min(length - sent, window, MAX_FRAME_BYTES)
                 is_last = sent + size == length
                 engine.send_data(stream.id, data[sent : sent + size], end_stream and is_last)
                 self._abuse.data_sent(size)
                 sent += size
                 window -= size
         if end_stream and sent == length:
-            stream.sending = Half.ENDED
+            stream.sending = ENDED
         return sent
 
     def _send_next_frame(self, stream: Stream) -> bool:
         """Send a frame from the backlog, and the stream's end after the last. False: nothing may go."""
         engine = self._engine
-        allowed = min(engine.send_window(stream.id), engine.max_outbound_frame_bytes(), MAX_FRAME_BYTES)
+        allowed = min(engine.send_window(stream.id), MAX_FRAME_BYTES)
         if allowed <= 0:
             return False
         data = _take(stream, allowed)
@@ -149,7 +148,7 @@ class ContentSender:
         engine.send_data(stream.id, data, ends)
         self._abuse.data_sent(len(data))
         if ends:
-            stream.sending = Half.ENDED
+            stream.sending = ENDED
         elif is_last:
             self._end(stream, stream.trailers_after_backlog)
         return True
@@ -163,7 +162,7 @@ class ContentSender:
         if stream.backlog:
             return True
         del self._blocked[stream.id]
-        if stream.sending is Half.ENDED:
+        if stream.sending == ENDED:
             ended.append(stream)
         return False
 
@@ -172,7 +171,7 @@ class ContentSender:
             self._engine.send_headers(stream.id, trailers, True, interim=False)
         else:
             self._engine.send_data(stream.id, b"", True)
-        stream.sending = Half.ENDED
+        stream.sending = ENDED
 
 
 def _take(stream: Stream, byte_count: int) -> bytes:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from enum import IntEnum
 
 from smartproxy.core.http.messages import UNKNOWN_LENGTH
 from smartproxy.core.wire.http2.heads import EncodedLine
 
-
-class Half(IntEnum):
-    """How far one direction of a stream has come."""
-
-    HEAD = 0
-    CONTENT = 1
-    ENDED = 2
+# How far one direction of a stream has come: what is still to begin, is under way, or was its last.
+HEAD = 0
+CONTENT = 1
+ENDED = 2
 
 
 class Stream:
@@ -42,8 +38,8 @@ class Stream:
     def __init__(self, stream_id: int, request_method: bytes = b"") -> None:
         self.id = stream_id
         self.request_method = request_method
-        self.receiving = Half.HEAD
-        self.sending = Half.HEAD
+        self.receiving = HEAD
+        self.sending = HEAD
         #: What is left of the announced Content-Length; UNKNOWN_LENGTH if there is none.
         self.content_left_bytes = UNKNOWN_LENGTH
         #: The request was refused; its content is credited and dropped.

@@ -48,12 +48,14 @@ _IDLE_TIMEOUT_REASON: Final = "idle timeout"
 _EVENTS_HELD_BACK: Final = 4096
 """Resets, new streams and the like that may wait with the content that fills the window."""
 _UNCONFIRMED_SHARES: Final = 16
+_ADDRESSES_KEPT: Final = 8
 
 
 class Qh3Engine:
     """A `QuicEngine` on qh3."""
 
     __slots__ = (
+        "_addresses",
         "_budget_bytes",
         "_events_held_back",
         "_handler",
@@ -61,6 +63,8 @@ class Qh3Engine:
         "_is_holding_back",
         "_is_reported",
         "_outstanding_bytes",
+        "_peer",
+        "_peer_of_core",
         "_quic",
         "_trust_check",
         "_unconfirmed_bytes",
@@ -87,6 +91,11 @@ class Qh3Engine:
         self._unconfirmed_limit_bytes = limits.in_flight_bytes * _UNCONFIRMED_SHARES
         self._is_reported = False
         self._is_broken = False
+        #: Who sent last, and what the core calls it.
+        self._peer: Address | None = None
+        self._peer_of_core: Address = ("", 0)
+        #: By what the core calls them, the latest last.
+        self._addresses: dict[Address, Address] = {}
 
     @classmethod
     def for_client(cls, parameters: ClientParameters, handler: QuicHandler) -> Qh3Engine:
@@ -158,25 +167,38 @@ class Qh3Engine:
         return self._quic.requested_server_name
 
     def connect(self, address: Address, now: float) -> None:
-        self._quic.connect(address, now)
+        self._learn_address(address)
+        self._quic.connect(self._peer_of_core, now)
 
     def receive_datagram(self, data: bytes, address: Address, now: float) -> None:
         quic = self._quic
         if not data or self._is_broken:
             return
+        if address != self._peer:
+            self._learn_address(address)
         try:
             if quic._handshake_complete:
                 core = quic._core
                 assert core is not None
-                added = core.receive_datagram(data, address, now)[5]
+                added = core.receive_datagram(data, self._peer_of_core, now)[5]
                 if self._is_holding_back:
                     self._events_held_back += added
             else:
-                quic.receive_datagram(data, address, now)
+                quic.receive_datagram(data, self._peer_of_core, now)
         except Exception as error:
             # An engine of others: whatever a datagram made it raise may not leave this input.
             self._break(error)
         self._deliver()
+
+    def _learn_address(self, address: Address) -> None:
+        """The core knows no IPv6 scopes, and writes IPv6 addresses in its own way."""
+        addresses = self._addresses
+        self._peer = address
+        self._peer_of_core = known = (address[0].partition("%")[0], address[1])
+        addresses.pop(known, None)
+        addresses[known] = address
+        if len(addresses) > _ADDRESSES_KEPT:
+            del addresses[next(iter(addresses))]
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
         datagrams: list[tuple[bytes, Address]] = []
@@ -188,9 +210,11 @@ class Qh3Engine:
         if core is None:
             return datagrams
         poll_transmit = core.poll_transmit
+        addresses = self._addresses
         try:
             while (transmit := poll_transmit(now)) is not None:
-                datagrams.append(transmit[:2])
+                to = transmit[1][:2]
+                datagrams.append((transmit[0], addresses.get(to, to)))
         except RuntimeError as error:
             # The core says so where the anti-amplification limit leaves less room than a packet
             # takes (RFC 9000 §8.1); more will be sent when more has come.

@@ -139,7 +139,8 @@ class MessageReceiver:
         if frame_type == frames.DATA:
             if stream.receiving != IN_CONTENT:
                 raise RemoteProtocolError(ErrorCode.H3_FRAME_UNEXPECTED, "DATA without a head")
-            if not length:
+            # One that ends its stream is how some say that a message is complete.
+            if not length and not (stream.peer_ended and position == len(data)):
                 self._counters.count(abuse.EMPTY_DATA)
         elif frame_type == frames.HEADERS:
             frame_type = self._admit_section(stream, length)
