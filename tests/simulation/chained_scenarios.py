@@ -92,15 +92,57 @@ def _limits(sim: Simulation) -> dict[str, int]:
     return {"concurrent_streams": _few(sim), "pool_connections_per_host": _few(sim)}
 
 
-async def _replace_again_and_again(
-    sim: Simulation, world: World, inner: SimulatedProxy, **config: Any
-) -> None:
-    """New configurations for the inner proxy, which then makes way for another on the same port."""
+class CrowdedTraffic(ChainedTraffic):
+    """More clients, on few connections."""
+
+    most_clients = 8
+
+
+class SteadyTraffic(ChainedTraffic):
+    """Where nothing fails: every request is answered by a backend."""
+
+    backends_have_moods = False
+
+    def check_response(self, tag: bytes, response: HttpResponse) -> None:
+        super().check_response(tag, response)
+        assert response.status == 200, f"{self.methods[tag]!r} {tag!r} was answered {response.status}"
+
+
+class RepeatableTraffic(ChainedTraffic):
+    """Where nothing fails but UDP: whatever can be asked again is answered by a backend."""
+
+    backends_have_moods = False
+
+    def check_response(self, tag: bytes, response: HttpResponse) -> None:
+        super().check_response(tag, response)
+        may_fail = self.methods[tag] in (b"POST", b"PUT")
+        assert response.status == 200 or may_fail, f"{tag!r} was answered {response.status}"
+
+
+STEADY = Faults(
+    latency_s=(0.0001, 0.08),
+    segment_bytes=(1, 16384),
+    send_buffer_bytes=16 * 1024,
+    receive_buffer_bytes=16 * 1024,
+    datagram_loss_probability=0.03,
+    datagram_duplicate_probability=0.02,
+    datagram_reorder_probability=0.05,
+    timer_lateness_s=(0.0, 0.05),
+)
+"""What no client may notice: everything is slow, and datagrams go astray, but nothing fails."""
+
+
+async def _reconfigure(sim: Simulation, world: World, inner: SimulatedProxy, **config: Any) -> None:
+    """New configurations for the inner proxy: a GOAWAY each time."""
     for number in range(1, sim.random.randint(1, 4)):
         await sim.sleep(sim.random.random() * 3.0)
         world.update(inner_config(generation=number, **config), inner)
+
+
+async def _replace(sim: Simulation, world: World, inner: SimulatedProxy, **config: Any) -> None:
+    """Now and then the inner proxy makes way for another on the same port, and the outer one is drained."""
     if sim.random.random() < 0.5:
-        await sim.sleep(sim.random.random() * 5.0)
+        await sim.sleep(sim.random.random() * 8.0)
         if config.get("quic") is None:
             inner.drain()
         else:
@@ -113,63 +155,45 @@ async def _replace_again_and_again(
         world.proxy.drain()
 
 
-class CrowdedTraffic(ChainedTraffic):
-    """More clients, on few connections."""
+async def _multiplexed(
+    sim: Simulation, protocol: str, traffic_class: type[ChainedTraffic], **config: Any
+) -> None:
+    is_steady = sim.random.random() < 0.3
+    front = front_config(protocol, with_tls=config["with_tls"], limits=_limits(sim))
+    world = World(sim, front, STEADY if is_steady else None)
+    config["limits"] = _limits(sim)
+    inner = world.start(inner_config(**config))
+    traffic = (SteadyTraffic if is_steady else traffic_class)(sim, world)
+    traffic.start_backends()
 
-    most_clients = 8
+    async def change() -> None:
+        await _reconfigure(sim, world, inner, **config)
+        if not is_steady:
+            await _replace(sim, world, inner, **config)
+
+    await traffic.run(change())
+    await world.settle()
+    traffic.check()
 
 
 async def multiplexed_http2(sim: Simulation) -> None:
     """Many clients share few HTTP/2 connections, to a proxy that is reconfigured and replaced meanwhile."""
-    with_tls = sim.random.random() < 0.3
-    world = World(sim, front_config("http2", with_tls=with_tls, limits=_limits(sim)))
-    config = {"with_tls": with_tls, "limits": _limits(sim)}
-    inner = world.start(inner_config(**config))
-    traffic = CrowdedTraffic(sim, world)
-    traffic.start_backends()
-    await traffic.run(_replace_again_and_again(sim, world, inner, **config))
-    await world.settle()
-    traffic.check()
+    await _multiplexed(sim, "http2", CrowdedTraffic, with_tls=sim.random.random() < 0.3)
 
 
 async def multiplexed_http3(sim: Simulation) -> None:
     """The same over HTTP/3, whose datagrams are lost, doubled and overtaken."""
-    world = World(sim, front_config("http3", with_tls=True, limits=_limits(sim)))
     quic = {"max_idle_timeout": sim.random.choice((2, 30)), "zero_rtt": sim.random.random() < 0.5}
-    config = {"with_tls": True, "quic": quic, "limits": _limits(sim)}
-    inner = world.start(inner_config(**config))
-    traffic = ChainedTraffic(sim, world)
-    traffic.start_backends()
-    await traffic.run(_replace_again_and_again(sim, world, inner, **config))
-    await world.settle()
-    traffic.check()
-
-
-class SteadyTraffic(ChainedTraffic):
-    """Where nothing fails but UDP: whatever can be asked again is answered by a backend."""
-
-    backends_have_moods = False
-
-    def check_response(self, tag: bytes, response: HttpResponse) -> None:
-        super().check_response(tag, response)
-        if response.status != 200:
-            method = self.methods[tag]
-            assert method in (b"POST", b"PUT"), f"{method!r} {tag!r} was answered {response.status}"
-
-
-def _only_udp_fails() -> Faults:
-    return Faults(
-        datagram_loss_probability=0.05, datagram_duplicate_probability=0.02, datagram_reorder_probability=0.05
-    )
+    await _multiplexed(sim, "http3", ChainedTraffic, with_tls=True, quic=quic)
 
 
 async def alternative_services(sim: Simulation) -> None:
     """HTTP/3 is found by Alt-Svc and used, while UDP comes and goes: every request is answered all the same."""
     is_steady = sim.random.random() < 0.5
     front = front_config("auto", with_tls=True, pool_idle_timeout=sim.random.choice((1, 60)))
-    world = World(sim, front, _only_udp_fails() if is_steady else None)
+    world = World(sim, front, STEADY if is_steady else None)
     world.start(inner_config(with_tls=True, quic={}))
-    traffic = SteadyTraffic(sim, world) if is_steady else ChainedTraffic(sim, world)
+    traffic = RepeatableTraffic(sim, world) if is_steady else ChainedTraffic(sim, world)
     traffic.start_backends()
 
     async def block_now_and_then() -> None:

@@ -105,7 +105,9 @@ class MultiplexedMachine(RuleBasedStateMachine):
 
     @property
     def askers(self) -> list[Http2End]:
-        return [c for c in self.able(self.clients) if not c.goaways and c.next_id < 2 * MOST_STREAMS]
+        """A client that has not heard a GOAWAY yet would ask in vain."""
+        clients = [c for c in self.able(self.clients) if not c.goaways and c.end.takes_bytes]
+        return [c for c in clients if c.next_id < 2 * MOST_STREAMS]
 
     @property
     def uploads(self) -> list[Request]:

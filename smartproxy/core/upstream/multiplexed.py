@@ -53,7 +53,7 @@ class MultiplexedOwner(Protocol):
         """It takes no new streams (GOAWAY), and ends when those under way are over."""
 
     def connection_gone(self, connection: MultiplexedClient, failure: Failure | None) -> None:
-        """It is closed; `failure` is None when that was in good order. Its streams have heard before."""
+        """It is closed; `failure` is None when that was in good order. Its streams hear of it afterwards."""
 
     def response_received(self, connection: MultiplexedClient, status: int, alt_svc: bytes | None) -> None:
         """A final response came by it."""

@@ -178,9 +178,10 @@ class MultiplexedBackend(MultiplexedSession[RequestedStream]):
         retryable = failure.retryable or (
             self._served > 1 and failure.code is FailureCode.CONNECTION_TERMINATED
         )
-        self.lose_streams(Failure(failure.source, failure.code, failure.detail, retryable=retryable))
         self._close()
+        # First, so that what is tried again is not tried in the same way.
         self._owner.connection_gone(self, failure)
+        self.lose_streams(Failure(failure.source, failure.code, failure.detail, retryable=retryable))
 
     def connection_ended(self) -> None:
         """It is closed in good order."""

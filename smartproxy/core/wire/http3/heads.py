@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import chain
 
 from smartproxy.core.http.messages import NO_BODY, UNKNOWN_LENGTH, Fields, RequestHead, ResponseHead
 from smartproxy.core.wire.http1.fields import DROPPED_TRAILERS
@@ -12,9 +13,11 @@ from smartproxy.core.wire.http3.errors import ErrorCode, LocalProtocolError, Ref
 from smartproxy.core.wire.http3.limits import Http3Limits
 
 _NAME = rb"[!#$%&'*+\-.^_`|~0-9a-z]++"
+# RFC 9110 §5.5: no control bytes but HTAB, no white space around.
+_VALUE = rb"(?:[^\x00-\x20\x7f](?:[^\x00-\x08\x0a-\x1f\x7f]*+(?<![\t ]))?+)?"
+# "\n" only where the join put it.
+_FIELDS = re.compile(rb"(?:" + _NAME + rb"\n" + _VALUE + rb"\n)*+")
 _NAMES = re.compile(rb"(?:" + _NAME + rb"\n)*+")
-# RFC 9110 §5.5: no control bytes but HTAB, no white space around; "\n" only where the join put it.
-_VALUES = re.compile(rb"(?:(?:[^\x00-\x20\x7f](?:[^\x00-\x08\x0a-\x1f\x7f]*+(?<![\t ]))?+)?\n)*+")
 _SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*+")
 _STATUS = re.compile(rb"[1-9][0-9]{2}")
 
@@ -36,13 +39,13 @@ def _malformed(reason: str) -> StreamError:
 
 
 def _require_syntax(fields: Fields) -> None:
-    names = b"\n".join([name for name, _ in fields]) + b"\n"
-    values = b"\n".join([value for _, value in fields]) + b"\n"
-    count = len(fields)
-    if fields and (names.count(b"\n") != count or _NAMES.fullmatch(names) is None):
-        raise _malformed("invalid field name")
-    if fields and (values.count(b"\n") != count or _VALUES.fullmatch(values) is None):
-        raise _malformed("invalid field value")
+    if not fields:
+        return
+    lines = b"\n".join(chain.from_iterable(fields)) + b"\n"
+    if lines.count(b"\n") != 2 * len(fields) or _FIELDS.fullmatch(lines) is None:
+        names = b"\n".join([name for name, _ in fields]) + b"\n"
+        is_name = names.count(b"\n") != len(fields) or _NAMES.fullmatch(names) is None
+        raise _malformed("invalid field name" if is_name else "invalid field value")
 
 
 def _split_pseudo_fields(fields: Fields, allowed: frozenset[bytes]) -> tuple[dict[bytes, bytes], Fields]:
@@ -64,6 +67,8 @@ def _split_pseudo_fields(fields: Fields, allowed: frozenset[bytes]) -> tuple[dic
 
 
 _REQUEST_PSEUDO_FIELDS = frozenset((b":method", b":scheme", b":authority", b":path", b":protocol"))
+_USUAL_REQUEST = frozenset((b":method", b":scheme", b":authority", b":path"))
+_USUAL_PSEUDO_FIELDS = len(_USUAL_REQUEST)
 _RESPONSE_PSEUDO_FIELDS = frozenset((b":status",))
 
 
@@ -119,6 +124,57 @@ def decode_request(fields: Fields, end_stream: bool, limits: Http3Limits) -> Req
         raise RefusedRequest(431, "too many fields")
     head.body_length_bytes = _request_length(method, length, end_stream)
     return head
+
+
+class RequestHeads:
+    """Reads the request heads of one client. A client mostly repeats what its last request said.
+
+    What two heads have in common is checked once and shared by them, the list of fields too.
+    """
+
+    __slots__ = ("_end_stream", "_head", "_limits", "_order", "_rest", "_size_but_path")
+
+    def __init__(self, limits: Http3Limits) -> None:
+        self._limits = limits
+        self._head: RequestHead | None = None
+        #: The names of the last head's pseudo-header fields, and its other field lines.
+        self._order: list[bytes] = []
+        self._rest: Fields = []
+        self._end_stream = False
+        self._size_but_path = 0
+
+    def decode(self, fields: Fields, end_stream: bool) -> RequestHead:
+        """As `decode_request`; the list of fields is not to be changed."""
+        last = self._head
+        if (
+            last is not None
+            and end_stream is self._end_stream
+            and fields[_USUAL_PSEUDO_FIELDS:] == self._rest
+            and [line[0] for line in fields[:_USUAL_PSEUDO_FIELDS]] == self._order
+        ):
+            pseudo = dict(fields[:_USUAL_PSEUDO_FIELDS])
+            path = pseudo[b":path"]
+            if (
+                pseudo[b":method"] == last.method
+                and pseudo[b":authority"] == last.authority
+                and pseudo[b":scheme"] == last.scheme
+                and self._size_but_path + len(path) <= self._limits.header_bytes
+                and len(path) <= self._limits.target_bytes
+                and (path == last.target or ORIGIN_FORM.fullmatch(path) is not None)
+            ):
+                return last.with_same_fields(last.method, path)
+        head = decode_request(fields, end_stream, self._limits)
+        order = [line[0] for line in fields[:_USUAL_PSEUDO_FIELDS]]
+        if head.method == b"CONNECT" or set(order) != _USUAL_REQUEST:
+            self._head = None
+            return head
+        # A copy: whoever gets a head may change it.
+        self._head = head.with_same_fields(head.method, head.target)
+        self._order = order
+        self._rest = fields[_USUAL_PSEUDO_FIELDS:]
+        self._end_stream = end_stream
+        self._size_but_path = section_bytes(fields) - len(head.target)
+        return head
 
 
 def _set_target(head: RequestHead, pseudo: dict[bytes, bytes], host: bytes | None, target_bytes: int) -> None:

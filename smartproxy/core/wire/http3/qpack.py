@@ -36,7 +36,9 @@ class QpackDecoder:
 
         Raises SectionBlockedError, RefusedRequest for too many lines, RemoteProtocolError.
         """
-        if count_field_lines(section, self._most_lines) > self._most_lines:
+        # A line is one byte at least.
+        most = self._most_lines
+        if len(section) > most and count_field_lines(section, most) > most:
             raise RefusedRequest(431, "too many fields")
         try:
             instructions, fields = self._decoder.feed_header(stream_id, section)

@@ -14,7 +14,7 @@ from smartproxy.core.wire.http3.events import (
     ResponseReceived,
     StreamEnded,
 )
-from smartproxy.core.wire.http3.heads import decode_request, decode_response, decode_trailers
+from smartproxy.core.wire.http3.heads import RequestHeads, decode_response, decode_trailers
 from smartproxy.core.wire.http3.limits import Http3Limits
 from smartproxy.core.wire.http3.qpack import QpackDecoder, SectionBlockedError
 from smartproxy.core.wire.http3.streams import (
@@ -44,6 +44,7 @@ class MessageReceiver:
         "_decoder",
         "_is_client",
         "_limits",
+        "_request_heads",
         "decoder_instructions",
         "events",
         "is_early",
@@ -53,6 +54,7 @@ class MessageReceiver:
         self, limits: Http3Limits, decoder: QpackDecoder, counters: AbuseCounters, *, is_client: bool
     ) -> None:
         self._limits = limits
+        self._request_heads = RequestHeads(limits)
         self._decoder = decoder
         self._counters = counters
         self._is_client = is_client
@@ -199,7 +201,7 @@ class MessageReceiver:
 
     def _receive_request(self, stream: Stream, fields: Fields, is_last: bool) -> None:
         try:
-            head = decode_request(fields, is_last, self._limits)
+            head = self._request_heads.decode(fields, is_last)
         except RefusedRequest as refusal:
             self._refuse(stream, refusal.status, refusal.reason)
             return
@@ -211,7 +213,7 @@ class MessageReceiver:
                 self._refuse(stream, _TOO_EARLY, "request in early data")
                 return
             # RFC 8470 §5.1: whoever answers has to know.
-            head.fields.append((b"early-data", b"1"))
+            head.fields = [*head.fields, (b"early-data", b"1")]
         stream.receiving = IN_CONTENT
         stream.content_length = head.body_length_bytes if not stream.is_tunnel else -1
         stream.received_everything = is_last
