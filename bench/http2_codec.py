@@ -142,16 +142,20 @@ def microseconds(run: Callable[[], None]) -> float:
 def main() -> None:
     same, different = recorded_requests(False), recorded_requests(True)
     libraries = {"h2": h2, **({"jh2": jh2} if "jh2" in AVAILABLE_ENGINES else {})}
-    print(f"{'µs of CPU':<44}" + "".join(f"{f'over {name}':>10}{f'bare {name}':>10}" for name in libraries))
+    heads = (
+        f"{name:>14}" + (f"{f'bare {name}':>10}" if name in libraries else "") for name in AVAILABLE_ENGINES
+    )
+    print(f"{'µs of CPU':<44}" + "".join(heads))
 
     def report(
         label: str, ours: Callable[[Http2EngineName], None], bare: Callable[[Any], None] | None = None
     ) -> None:
         print(f"{label:<44}", end="", flush=True)
         for name in AVAILABLE_ENGINES:
-            print(f"{microseconds(partial(ours, name)):>10.1f}", end="", flush=True)
-            beside = f"{microseconds(partial(bare, libraries[name])):.1f}" if bare is not None else ""
-            print(f"{beside:>10}", end="", flush=True)
+            print(f"{microseconds(partial(ours, name)):>14.1f}", end="", flush=True)
+            if name in libraries:
+                beside = f"{microseconds(partial(bare, libraries[name])):.1f}" if bare is not None else ""
+                print(f"{beside:>10}", end="", flush=True)
         print()
 
     report("server half, small request", partial(serve, requests=same), partial(serve_bare, requests=same))

@@ -8,7 +8,8 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -37,12 +38,52 @@ def accepts_connections(port: int) -> bool:
     return True
 
 
-class ServicePort:
-    """A TCP and a UDP socket on one port of 127.0.0.1, for a server to inherit.
+@contextmanager
+def all_dropped(*sockets: socket.socket) -> Iterator[None]:
+    """Whatever arrives at these is dropped in the kernel, as by a firewall on the way: nobody is told.
 
-    The datagrams that arrive can be dropped in the kernel, as a firewall on the way
-    drops them: nobody is told.
+    It holds for every process that has the socket.
     """
+    # One BPF instruction: accept 0 bytes (socket(7), SO_ATTACH_FILTER).
+    instruction = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN_CONSTANT, 0, 0, 0))
+    program = struct.pack("@HP", 1, ctypes.addressof(instruction))
+    for sock in sockets:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+    try:
+        yield
+    finally:
+        for sock in sockets:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+
+
+def datagram_socket_inodes(remote_port: int) -> set[str]:
+    """The UDP sockets of this machine that are connected to 127.0.0.1:`remote_port` (proc(5))."""
+    wanted = f"0100007F:{remote_port:04X}"
+    lines = (line.split() for line in Path("/proc/net/udp").read_text().splitlines()[1:])
+    return {fields[9] for fields in lines if fields[2] == wanted}
+
+
+@contextmanager
+def own_datagram_sockets(remote_port: int) -> Iterator[list[socket.socket]]:
+    """Duplicates of those that this process has."""
+    inodes = datagram_socket_inodes(remote_port)
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue
+        if target.removeprefix("socket:[").removesuffix("]") in inodes:
+            found.append(socket.socket(fileno=os.dup(int(name))))
+    try:
+        yield found
+    finally:
+        for sock in found:
+            sock.close()
+
+
+class ServicePort:
+    """A TCP and a UDP socket on one port of 127.0.0.1, for a server to inherit."""
 
     def __init__(self) -> None:
         self.tcp, self.udp = self._pair()
@@ -66,15 +107,6 @@ class ServicePort:
     @property
     def file_descriptors(self) -> tuple[int, int]:
         return self.tcp.fileno(), self.udp.fileno()
-
-    def block_udp(self) -> None:
-        # One BPF instruction for every datagram: accept 0 bytes of it (socket(7), SO_ATTACH_FILTER).
-        instruction = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN_CONSTANT, 0, 0, 0))
-        program = struct.pack("@HP", 1, ctypes.addressof(instruction))
-        self.udp.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
-
-    def unblock_udp(self) -> None:
-        self.udp.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
     def __enter__(self) -> Self:
         return self

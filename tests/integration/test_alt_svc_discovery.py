@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,15 @@ from http_peers import PEER_PROTOCOL, caddy, hypercorn
 from origin_server import origin_server
 from proxy_process import ProxyProcess, forward_route
 from real_peers import FindProgram, Nginx, Trust, free_port
-from server_process import ServicePort, wait_until
+from server_process import (
+    ServicePort,
+    all_dropped,
+    datagram_socket_inodes,
+    own_datagram_sockets,
+    wait_until,
+)
+
+from smartproxy.testing.running_proxy import RunningProxy
 
 pytestmark = pytest.mark.integration
 
@@ -49,13 +57,6 @@ class Way:
         return [record["event"] for record in self.proxy.records[since:] if record["event"] in names]
 
 
-def datagram_sockets_towards(port: int) -> int:
-    """How many UDP sockets are connected to 127.0.0.1:`port` (proc(5), /proc/net/udp)."""
-    wanted = f"0100007F:{port:04X}"
-    lines = Path("/proc/net/udp").read_text().splitlines()[1:]
-    return sum(line.split()[2] == wanted for line in lines)
-
-
 StartPath = Callable[..., Way]
 
 
@@ -82,63 +83,72 @@ def start(real_program: FindProgram, trust: Trust, fetch: Curl, tmp_path: Path) 
         yield start
 
 
-@contextmanager
-def udp_blocked(path: Way) -> Iterator[None]:
-    path.backend_port.block_udp()
-    try:
-        yield
-    finally:
-        path.backend_port.unblock_udp()
-
-
 @pytest.mark.parametrize("peer", ["caddy", "hypercorn"])
 def test_http3_is_discovered_lost_and_found_again(start: StartPath, peer: str) -> None:
-    path = start(peer, pool_idle_timeout=0.5)
-    proxy = path.proxy
+    way = start(peer, pool_idle_timeout=0.5)
+    proxy = way.proxy
 
-    assert path.protocol_of_request() in HTTP2
-    discovered = proxy.wait_for("alt_svc_discovered", backend=path.backend)
-    assert f":{path.backend_port.number}" in str(discovered["alternative"])
+    assert way.protocol_of_request() in HTTP2
+    discovered = proxy.wait_for("alt_svc_discovered", backend=way.backend)
+    assert f":{way.backend_port.number}" in str(discovered["alternative"])
     assert not proxy.records_of("quic_dial")
-    path.use_http3()
-    proxy.wait_for("backend_connected", backend=path.backend, protocol="http3")
-    story = path.events("alt_svc_discovered", "quic_dial", "backend_connected")
+    way.use_http3()
+    proxy.wait_for("backend_connected", backend=way.backend, protocol="http3")
+    story = way.events("alt_svc_discovered", "quic_dial", "backend_connected")
     assert story.index("alt_svc_discovered") < story.index("quic_dial")
+    port = way.backend_port.number
+    assert len(datagram_socket_inodes(port)) == 1
     connected = [record["protocol"] for record in proxy.records_of("backend_connected")]
     assert connected == ["http2", "http3"]
 
-    port = path.backend_port.number
-    wait_until(lambda: not datagram_sockets_towards(port), "the idle HTTP/3 connection is closed")
+    wait_until(lambda: not datagram_socket_inodes(port), "the idle HTTP/3 connection is closed")
     since = proxy.mark()
-    with udp_blocked(path):
-        assert path.protocol_of_request() in HTTP2
-        fell_back = proxy.wait_for("fell_back", since=since, backend=path.backend)
-        proxy.wait_for("h3_marked_broken", since=since, backend=path.backend)
+    with all_dropped(way.backend_port.udp):
+        assert way.protocol_of_request() in HTTP2
+        fell_back = proxy.wait_for("fell_back", since=since, backend=way.backend)
+        proxy.wait_for("h3_marked_broken", since=since, backend=way.backend)
         suppressed_since = proxy.mark()
-        assert path.protocol_of_request() in HTTP2
-        proxy.wait_for("h3_suppressed", since=suppressed_since, backend=path.backend)
+        assert way.protocol_of_request() in HTTP2
+        proxy.wait_for("h3_suppressed", since=suppressed_since, backend=way.backend)
         assert not proxy.records_of("quic_dial", since=suppressed_since)
     assert fell_back["from_protocol"] == "http3"
 
-    path.use_http3()
+    way.use_http3()
     for event in ("h3_retry", "quic_dial", "h3_recovered"):
-        proxy.wait_for(event, since=suppressed_since, backend=path.backend)
+        proxy.wait_for(event, since=suppressed_since, backend=way.backend)
     proxy.wait_for("backend_connected", since=suppressed_since, protocol="http3")
-    story = path.events("h3_suppressed", "h3_retry", "quic_dial", "h3_recovered", since=suppressed_since)
+    story = way.events("h3_suppressed", "h3_retry", "quic_dial", "h3_recovered", since=suppressed_since)
     assert story == ["h3_suppressed", "h3_retry", "quic_dial", "h3_recovered"]
     assert {record["status"] for record in proxy.records_of("access")} == {200}
 
 
-def test_requests_survive_that_udp_is_blocked_under_a_live_connection(start: StartPath) -> None:
-    path = start("caddy")
-    path.use_http3()
-    since = path.proxy.mark()
-    with udp_blocked(path):
-        assert path.protocol_of_request() in HTTP2
-        path.proxy.wait_for("h3_marked_broken", since=since, backend=path.backend)
-        assert path.protocol_of_request() in HTTP2
-    path.use_http3()
-    path.proxy.wait_for("h3_recovered", since=since, backend=path.backend)
+def test_requests_survive_that_udp_is_blocked_under_a_live_connection(
+    real_program: FindProgram, trust: Trust, fetch: Curl, tmp_path: Path
+) -> None:
+    """Both ways, and what was sent before may have arrived or not."""
+    listen = free_port()
+    url = f"https://app.example.com:{listen}/info"
+
+    def protocol_of_request() -> str:
+        answer = fetch(url)
+        assert answer.status == 200
+        protocol: str = answer.json()["headers"][PEER_PROTOCOL]
+        return protocol
+
+    with ExitStack() as running:
+        origin = running.enter_context(origin_server())
+        port = running.enter_context(ServicePort())
+        program = real_program("caddy")
+        running.enter_context(caddy(program, tmp_path / "caddy", port, trust.backend, origin, http3=True))
+        route = forward_route("app", listen, port.number, trust.front, backend_ca=trust.ca_file)
+        proxy = running.enter_context(RunningProxy([route]))
+        wait_until(lambda: protocol_of_request() in HTTP3, "a request goes by HTTP/3")
+        with own_datagram_sockets(port.number) as own, all_dropped(port.udp, *own):
+            assert len(own) == 1
+            assert protocol_of_request() in HTTP2
+            proxy.wait_for_record("h3_marked_broken")
+            assert protocol_of_request() in HTTP2
+        wait_until(lambda: protocol_of_request() in HTTP3, "HTTP/3 is used again")
 
 
 def test_an_alternative_on_another_port_is_used(
@@ -161,8 +171,8 @@ def test_an_alternative_on_another_port_is_used(
         running.enter_context(Nginx(real_program("nginx"), tmp_path / "nginx", server))
         route = forward_route("app", listen, nginx_port, trust.front, backend_ca=trust.ca_file)
         proxy = running.enter_context(ProxyProcess(tmp_path / "proxy", [route]))
-        path = Way(proxy, f"https://app.example.com:{listen}/info", port, fetch)
-        assert path.protocol_of_request() in HTTP2
-        path.use_http3()
+        way = Way(proxy, f"https://app.example.com:{listen}/info", port, fetch)
+        assert way.protocol_of_request() in HTTP2
+        way.use_http3()
         dialled = proxy.wait_for("quic_dial", backend=f"127.0.0.1:{nginx_port}")
         assert dialled["address"] == f"127.0.0.1:{port.number}"

@@ -78,7 +78,7 @@ def backend_ports(
         yield ports
 
 
-@pytest.fixture(scope="module", params=available_engines())
+@pytest.fixture(scope="module")
 def chain(
     request: pytest.FixtureRequest,
     real_program: FindProgram,
@@ -86,7 +86,7 @@ def chain(
     backend_ports: dict[str, int],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Chain]:
-    """All of it over each engine for QUIC."""
+    """With the engine for QUIC that the test names, else the one that is taken by itself."""
     folder = tmp_path_factory.mktemp("http3")
     listen, zero_rtt_port, origin = free_port(), free_port(), backend_ports[ORIGIN]
     with ExitStack() as running:
@@ -116,7 +116,7 @@ def chain(
                 udp=with_early_data,
             )
         )
-        engine = request.param
+        engine = getattr(request, "param", "auto")
         proxy = running.enter_context(ProxyProcess(folder / "proxy", routes, quic_engine=engine))
         clients: dict[tuple[str, str], int] = {}
         for client, start in (("caddy", caddy_to_http3), ("envoy", envoy_to_http3)):
@@ -137,7 +137,10 @@ def chain(
 
 # Backends.
 
+over_each_engine = pytest.mark.parametrize("chain", available_engines(), indirect=True)
 
+
+@over_each_engine
 @pytest.mark.parametrize("route", BACKENDS)
 def test_a_backend_is_spoken_to_in_http3(chain: Chain, fetch: Curl, route: str) -> None:
     answer = fetch(chain.url(route, "/info?a=b%20c"), "--header", "X-From: curl")
@@ -152,6 +155,7 @@ def test_a_backend_is_spoken_to_in_http3(chain: Chain, fetch: Curl, route: str) 
     chain.proxy.wait_for("backend_connected", backend=access["backend"], protocol="http3")
 
 
+@over_each_engine
 @pytest.mark.parametrize("route", BACKENDS)
 def test_large_bodies_cross_both_ways(chain: Chain, fetch: Curl, route: str) -> None:
     digest = hashlib.sha256(DOWNLOAD).hexdigest()
@@ -161,6 +165,7 @@ def test_large_bodies_cross_both_ways(chain: Chain, fetch: Curl, route: str) -> 
     assert fetch(chain.url(route, "/download")).body == DOWNLOAD
 
 
+@over_each_engine
 @pytest.mark.parametrize("route", BACKENDS)
 def test_head_and_not_found(chain: Chain, fetch: Curl, route: str) -> None:
     assert fetch(chain.url(route, "/download"), "--head").status == 200
@@ -168,6 +173,7 @@ def test_head_and_not_found(chain: Chain, fetch: Curl, route: str) -> None:
 
 
 # hypercorn (0.18) fails to end a response after its trailers over HTTP/3.
+@over_each_engine
 @pytest.mark.parametrize("route", ["caddy", "envoy"])
 def test_a_call_with_trailers_as_grpc_makes_it(chain: Chain, fetch: Curl, route: str) -> None:
     message = b"\x00\x00\x00\x00\x05hello"

@@ -129,7 +129,7 @@ action.tls = {{ mode = "terminate-and-reencrypt", certificate = {front.as_toml()
         assert curl(*resolve, base + "/good") == "over TLSv1.3\n"
         for path in ("/untrusted", "/wrong-name", "/system-store"):
             answer = curl(*resolve, "--include", base + path)
-            assert "HTTP/1.1 502" in answer
+            assert "HTTP/2 502" in answer
             assert "error=tls_certificate_error" in answer
             assert "127.0.0.1" not in answer
             assert "tls_certificate_error" in run.wait_for("502")
@@ -178,7 +178,7 @@ action.tls = {{ {tls} }}
             "Host: one.example.com",
             f"https://three.example.com:{port}/",
         )
-        assert "HTTP/1.1 421" in misdirected
+        assert "HTTP/2 421" in misdirected
 
 
 @pytest.mark.parametrize("mode", ["http", "tcp"])

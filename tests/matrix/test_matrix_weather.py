@@ -12,7 +12,8 @@ from matrix_weather import ROUGH_BUT_WHOLE, Storm, run_in_weather
 from smartproxy.drivers.simulation import Faults
 
 SEEDS = range(2)
-STORM_SEEDS = range(4)
+STORM_SEEDS = range(3)
+DEEP_STORM_SEEDS = range(100, 200)
 LARGE_BYTES = 200_000
 
 
@@ -46,9 +47,7 @@ def test_websockets_cross_bad_weather(front: Version, back: Version, case: matri
         run_in_weather(seed, front, back, ROUGH_BUT_WHOLE, script)
 
 
-@pytest.mark.parametrize("back", VERSIONS)
-@pytest.mark.parametrize("front", VERSIONS)
-def test_nothing_hangs_or_is_left_behind_by_a_storm(front: Version, back: Version) -> None:
+def storm_over(front: Version, back: Version, seeds: range) -> None:
     whole = 0
 
     async def script(pair: Pair) -> None:
@@ -57,6 +56,20 @@ def test_nothing_hangs_or_is_left_behind_by_a_storm(front: Version, back: Versio
         await storm.run()
         whole += storm.whole
 
-    for seed in STORM_SEEDS:
+    for seed in seeds:
         run_in_weather(seed, front, back, Faults.rough(), script)
     assert whole > 0
+
+
+@pytest.mark.parametrize("back", VERSIONS)
+@pytest.mark.parametrize("front", VERSIONS)
+def test_nothing_hangs_or_is_left_behind_by_a_storm(front: Version, back: Version) -> None:
+    storm_over(front, back, STORM_SEEDS)
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("back", VERSIONS)
+@pytest.mark.parametrize("front", VERSIONS)
+def test_nothing_hangs_or_is_left_behind_by_many_storms(front: Version, back: Version) -> None:
+    storm_over(front, back, DEEP_STORM_SEEDS)

@@ -76,7 +76,7 @@ class Seen:
 
 
 class Http2End:
-    """A client or a server of raw frames. It answers SETTINGS and PING, and gives credit, unless told not to."""
+    """A client or a server of raw frames; answers SETTINGS and PING, and gives credit, unless told not to."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""An engine driven by hand among HTTP/3 clients and backends, on a network without loss and little latency."""
+"""An engine driven by hand among HTTP/3 clients and backends, on a network that loses nothing."""
 
 from __future__ import annotations
 
@@ -296,6 +296,10 @@ class Http3World:
         backend = Http3Backend(self, self.hand.open_datagrams(operation), **options)
         self.run()
         return backend
+
+    def is_bound(self) -> bool:
+        """Whether the engine keeps its listening socket."""
+        return self.listener is not None and not self.listener.link.closing
 
     # Time.
 

@@ -289,7 +289,9 @@ class MultiplexedMachine(RuleBasedStateMachine):
         self.look()
 
     @precondition(lambda self: bool(self.answers))
-    @rule(data=st.data(), lines=st.sampled_from([[(b"a", b"b")], [(b":status", b"101")], [(b":status", b"x")]]))
+    @rule(
+        data=st.data(), lines=st.sampled_from([[(b"a", b"b")], [(b":status", b"101")], [(b":status", b"x")]])
+    )
     def answer_badly(self, data: st.DataObject, lines: Fields) -> None:
         response = data.draw(st.sampled_from(self.answers))
         response.was_reset = True

@@ -14,6 +14,7 @@ from engine_by_hand import End, EngineByHand, configuration, response, route, ta
 from engine_http2_by_hand import Http2End, connect_websocket, http2_backend, http2_client, switching
 
 from smartproxy.core.configuration import BackendProtocol, ForwardAction
+from smartproxy.core.http.http2_server import Http2Server
 from smartproxy.core.http.messages import Fields
 from smartproxy.core.http.multiplexed.session import STREAM_HIGH_WATER_BYTES
 from smartproxy.core.ops import OpenStream
@@ -36,8 +37,8 @@ class Scene:
         assert self.innocent.stream(stream_id).data == b"hello"
         self.attacker = self.attack()
 
-    def attack(self, **options: bool) -> Http2End:
-        return http2_client(self.hand, ip=ATTACKER_IP, **options)
+    def attack(self, *, gives_credit: bool = True) -> Http2End:
+        return http2_client(self.hand, ip=ATTACKER_IP, gives_credit=gives_credit)
 
     def check_innocent(self) -> None:
         stream_id = self.innocent.request(b"GET", b"/innocent")
@@ -127,7 +128,7 @@ def test_made_you_reset(scene: Scene, how: str) -> None:
         stream_id = attacker.request(b"POST", b"/attacked/x", *fields, ends=how == "half closed")
         for backend in scene.backends():
             backend.take()
-        if not attacker.is_open:
+        if not attacker.look().is_open:
             break
         if how == "window overflow":
             attacker.feed(frames.encode_window_update(stream_id, 2**31 - 1))
@@ -296,8 +297,8 @@ def engine_bytes(scene: Scene) -> int:
     for connection in scene.hand.engine._connections.values():
         total += connection.link.outgoing_bytes
         server = connection.server
-        if server is not None and hasattr(server, "wire"):
-            total += server.wire.buffered_bytes
+        if isinstance(server, Http2Server):
+            total += server._http2.wire.buffered_bytes
             total += sum(len(part) for stream in server.streams.values() for part in stream._held)
     for end in scene.hand.ends.values():
         total += end.link.outgoing_bytes
@@ -513,7 +514,11 @@ def test_malformed_trailers(scene: Scene, trailer: tuple[bytes, bytes]) -> None:
 
 def test_smuggling_by_underscore_and_names(scene: Scene) -> None:
     attacker = scene.attacker
-    fields = [(b"x_forwarded_for", b"6.6.6.6"), (b"x-forwarded-for", b"6.6.6.6"), (b"forwarded", b"for=6.6.6.6")]
+    fields = [
+        (b"x_forwarded_for", b"6.6.6.6"),
+        (b"x-forwarded-for", b"6.6.6.6"),
+        (b"forwarded", b"for=6.6.6.6"),
+    ]
     attacker.request(b"GET", b"/attacked/x", *fields)
     [backend] = scene.backends()
     head = backend.take()

@@ -20,6 +20,7 @@ from smartproxy.core.ops import Address
 from smartproxy.core.wire.http3 import (
     DEFAULT_ENDPOINT_LIMITS,
     DEFAULT_LIMITS,
+    ClientParameters,
     ErrorCode,
     Http3Connection,
     Http3Limits,
@@ -28,7 +29,7 @@ from smartproxy.core.wire.http3 import (
 )
 from smartproxy.core.wire.http3.streams import AFTER_TRAILERS, Stream
 from smartproxy.testing.http3_frames import data_frame, headers_frame, request_fields
-from smartproxy.testing.http3_network import SERVER_NAME
+from smartproxy.testing.http3_network import SERVER_NAME, trust
 
 READ_BYTES = 64 * 1024
 STRANGER: Address = ("203.0.113.66", 666)
@@ -439,13 +440,7 @@ def test_garbage(scene: Scene) -> None:
 
 def first_flight(seed: int = 1) -> list[bytes]:
     """A ClientHello in its Initial packets."""
-    from engine_http3_by_hand import trust
-
-    from smartproxy.core.wire.http3 import ClientParameters
-
-    connection = Http3Connection(
-        ClientParameters(Http3Limits(), trust(), random.Random(seed).randbytes)
-    )
+    connection = Http3Connection(ClientParameters(Http3Limits(), trust(), random.Random(seed).randbytes))
     connection.connect(("192.0.2.1", 443), 0.0)
     return [data for data, _ in connection.datagrams_to_send(0.0)]
 
@@ -529,7 +524,7 @@ def test_a_flood_of_handshakes(scene: Scene) -> None:
 
 def test_crypto_data_with_a_hole(scene: Scene) -> None:
     """What TLS cannot read yet is bounded (RFC 9000 §7.5)."""
-    quic = scene.attacker.connection._state.quic._quic
+    quic = scene.attacker.connection._state.quic._quic  # type: ignore[attr-defined]  # aioquic's
     stream = list(quic._crypto_streams.values())[-1]
     # Its beginning is never sent.
     stream.sender.write(bytes(DEFAULT_LIMITS.crypto_bytes * 4))

@@ -134,7 +134,7 @@ def test_a_goaway_lets_streams_finish_and_takes_no_more(hand: EngineByHand) -> N
     other.respond(other.new_stream(), body=b"other")
     assert b"other" in clients[2].take()
     backend.respond(first)
-    assert backend.is_open
+    assert backend.look().is_open
     backend.respond(second)
     assert [status(client) for client in clients[:2]] == [200, 200]
     assert not backend.is_open

@@ -441,7 +441,7 @@ def resumed_world(engine: EngineName, *, early_data: bool) -> tuple[Network, Ser
     server = Server(network, endpoint=endpoint)
     tickets: list[SessionTicket] = []
     parameters = ClientParameters(Http3Limits(), trust(), seeded_entropy(1), keep_tickets=True)
-    client = Client(network, parameters, engine)
+    client = Client(network, parameters)
     client.connection.callbacks.on_session_ticket = tickets.append
     assert network.run_until(lambda: bool(tickets), 5)
     client.connection.close()
@@ -450,11 +450,12 @@ def resumed_world(engine: EngineName, *, early_data: bool) -> tuple[Network, Ser
         Http3Limits(), trust(), seeded_entropy(2), session_ticket=tickets[0], early_data=early_data
     )
     server.events.clear()
-    return network, server, Client(network, parameters, engine)
+    return network, server, Client(network, parameters)
 
 
-def test_resumption_without_early_data() -> None:
-    network, _, client = resumed_world("aioquic", early_data=False)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_resumption_without_early_data(engine: EngineName) -> None:
+    network, _, client = resumed_world(engine, early_data=False)
     with pytest.raises(LocalProtocolError):
         client.connection.send_request(get(), end_stream=True)
     assert network.run_until(lambda: client.is_ready, 5)
@@ -462,8 +463,9 @@ def test_resumption_without_early_data() -> None:
     assert (completed.resumed, completed.early_data_accepted) == (True, False)
 
 
-def test_early_data_is_for_safe_requests_and_says_so() -> None:
-    network, server, client = resumed_world("aioquic", early_data=True)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_early_data_is_for_safe_requests_and_says_so(engine: EngineName) -> None:
+    network, server, client = resumed_world(engine, early_data=True)
     with pytest.raises(LocalProtocolError):
         client.connection.send_request(post(), end_stream=True)
     client.connection.send_request(get(b"/early"), end_stream=True)

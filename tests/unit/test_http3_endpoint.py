@@ -235,7 +235,9 @@ def test_garbage_and_spoofed_datagrams_disturb_nobody() -> None:
 
 def test_crypto_far_ahead_ends_the_handshake_and_holds_nothing() -> None:
     limits = Http3Limits(crypto_bytes=4096)
-    endpoint = QuicServerEndpoint(lambda _: identity(SERVER_NAME), seeded_entropy(3), limits=limits)
+    endpoint = QuicServerEndpoint(
+        lambda _: identity(SERVER_NAME), seeded_entropy(3), limits=limits, engine="aioquic"
+    )
     datagram = initial_with_crypto_at(300_000)
     endpoint.receive_datagram(datagram, CLIENT_ADDRESS, 0.0)
     assert all(connection.ended for connection in endpoint.connections)
@@ -245,23 +247,45 @@ def test_crypto_far_ahead_ends_the_handshake_and_holds_nothing() -> None:
     assert not arrived[0].ended
 
 
-def initial_with_crypto_at(offset: int) -> bytes:
-    """An Initial packet with 100 bytes of CRYPTO data far into the stream, protected as it should be."""
+@pytest.mark.parametrize("engine", ENGINES)
+def test_crypto_with_a_gap_is_held_up_to_a_bound(engine: EngineName) -> None:
+    limits = Http3Limits(crypto_bytes=16384)
+    bound = 27_000 if engine == "qh3" else limits.crypto_bytes - 2000
+    endpoint = QuicServerEndpoint(
+        lambda _: identity(SERVER_NAME), seeded_entropy(3), limits=limits, engine=engine
+    )
+    size = 1000
+    for number in range(40):
+        datagram = initial_with_crypto_at(2000 + number * size, size, b"the same", number)
+        endpoint.receive_datagram(datagram, CLIENT_ADDRESS, 0.0)
+        [connection] = endpoint.connections
+        assert connection.ended == ((number + 1) * size > bound)
+
+
+def initial_with_crypto_at(
+    offset: int, size: int = 100, destination: bytes | None = None, number: int = 0
+) -> bytes:
+    """An Initial packet with `size` bytes of CRYPTO data far into the stream, protected as it should be."""
     from aioquic.quic.crypto import CryptoPair
     from aioquic.quic.packet import QuicFrameType, QuicPacketType
     from aioquic.quic.packet_builder import QuicPacketBuilder
 
-    destination = offset.to_bytes(8, "big")
+    destination = destination or offset.to_bytes(8, "big")
     crypto = CryptoPair()
     crypto.setup_initial(cid=destination, is_client=True, version=VERSION_1)
     builder = QuicPacketBuilder(
-        host_cid=bytes(8), peer_cid=destination, version=VERSION_1, is_client=True, max_datagram_size=1200
+        host_cid=bytes(8),
+        peer_cid=destination,
+        version=VERSION_1,
+        is_client=True,
+        max_datagram_size=1200,
+        packet_number=number,
     )
     builder.start_packet(QuicPacketType.INITIAL, crypto)
-    buffer = builder.start_frame(QuicFrameType.CRYPTO, capacity=200)
+    buffer = builder.start_frame(QuicFrameType.CRYPTO, capacity=size + 16)
     buffer.push_uint_var(offset)
-    buffer.push_uint_var(100)
-    buffer.push_bytes(bytes(100))
+    buffer.push_uint_var(size)
+    buffer.push_bytes(bytes(size))
     datagrams, _ = builder.flush()
     return datagrams[0]
 

@@ -70,13 +70,12 @@ class Http2Server(MultiplexedServer):
         self.flush_soon()
 
     def drain(self) -> None:
-        if self._http2.closed:
-            return
-        if self.streams:
+        # Announced first, even where nothing is under way: a request may be on its way (RFC 9113 §6.8).
+        # And once: asked again, the connection would name its last stream before the client has heard.
+        if not self._http2.closed and not self.retiring:
+            self.retiring = True
             self._http2.wire.go_away(self.context.now)
             self.flush_soon()
-        else:
-            self._say_goodbye()
 
     # From the transport.
 

@@ -77,11 +77,10 @@ class Http3Server(MultiplexedServer):
 
     def drain(self) -> None:
         self.client.draining = True
-        self._http3.go_away(self.context.now)
-        self.close_if_drained()
-        self.flush_soon()
+        self.retire()
 
     def retire(self) -> None:
+        self.retiring = True
         self._http3.go_away(self.context.now)
         self.close_if_drained()
         self.flush_soon()

@@ -35,6 +35,7 @@ class MultiplexedServer(MultiplexedSession[ServedStream]):
     def __init__(self, client: ClientFacts, transport: Transport) -> None:
         super().__init__(client.context, transport)
         self.client = client
+        #: Whether the client has been told to take its next requests elsewhere.
         self.retiring = False
         #: Whether there ever was a request.
         self.served_any = False
@@ -88,8 +89,7 @@ class MultiplexedServer(MultiplexedSession[ServedStream]):
         stream = self.streams[event.stream_id] = ServedStream(
             self, event.stream_id, request_ended=event.end_stream
         )
-        if not self.client.may_stay() and not self.retiring:
-            self.retiring = True
+        if not self.retiring and not self.client.may_stay():
             self.drain()
         stream.begin(event.head)
 

@@ -9,8 +9,9 @@ It is several times faster. What its compiled core does not let through:
   stream is reset. Responses under way do not wait: acknowledgements and the peer's credit are no events.
 - What was sent and not acknowledged. It is known to be nothing whenever nothing is in flight, and after
   `_UNCONFIRMED_SHARES` times `in_flight_bytes` without such a moment, streams count as full until one comes.
-- `crypto_bytes` (16,384 here), `initial_congestion_window_datagrams` (10 here), and the connection IDs
-  and reset tokens after the first.
+- CRYPTO data ahead of what TLS has read: the core would hold half a megabyte of it, at many times its
+  size. A server takes no more than `_HANDSHAKE_BYTES` in all before the handshake is completed.
+- `initial_congestion_window_datagrams` (10 here), and the connection IDs and reset tokens after the first.
 
 Ambient entropy and clock as with aioquic.
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import ssl
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from qh3 import tls
@@ -44,9 +46,12 @@ if TYPE_CHECKING:
 _PING_ID: Final = 1
 _TRANSPORT_ERROR_FRAME: Final = 0
 _NO_ROOM: Final = "capacity exhausted"
+_OPEN: Final = ("first_flight", "connected")
 _IDLE_TIMEOUT_REASON: Final = "idle timeout"
 _EVENTS_HELD_BACK: Final = 4096
 """Resets, new streams and the like that may wait with the content that fills the window."""
+_HANDSHAKE_BYTES: Final = 32 * 1024
+"""Of datagrams; a stream's window more where there may be early data."""
 _UNCONFIRMED_SHARES: Final = 16
 _ADDRESSES_KEPT: Final = 8
 
@@ -59,6 +64,7 @@ class Qh3Engine:
         "_budget_bytes",
         "_events_held_back",
         "_handler",
+        "_handshake_bytes_left",
         "_is_broken",
         "_is_holding_back",
         "_is_reported",
@@ -77,10 +83,12 @@ class Qh3Engine:
         limits: Http3Limits,
         handler: QuicHandler,
         trust_check: Callable[[bytes], bool] | None,
+        handshake_bytes: float = inf,
     ) -> None:
         self._quic = quic
         self._handler = handler
         self._trust_check = trust_check
+        self._handshake_bytes_left = handshake_bytes
         self._budget_bytes = limits.connection_window_bytes
         #: Received bytes that are not consumed.
         self._outstanding_bytes = 0
@@ -138,7 +146,8 @@ class Qh3Engine:
             session_ticket_fetcher=fetcher,
             session_ticket_handler=ticket_handler,
         )
-        return cls(quic, parameters.limits, handler, None)
+        early_bytes = parameters.limits.stream_window_bytes if parameters.ticket_store is not None else 0
+        return cls(quic, parameters.limits, handler, None, _HANDSHAKE_BYTES + early_bytes)
 
     @property
     def connection_id(self) -> bytes:
@@ -184,6 +193,11 @@ class Qh3Engine:
                 if self._is_holding_back:
                     self._events_held_back += added
             else:
+                self._handshake_bytes_left -= len(data)
+                if self._handshake_bytes_left < 0:
+                    code, reason = QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, "too much for a handshake"
+                    self.close(code, reason, is_application=False)
+                    return
                 quic.receive_datagram(data, self._peer_of_core, now)
         except Exception as error:
             # An engine of others: whatever a datagram made it raise may not leave this input.
@@ -260,7 +274,7 @@ class Qh3Engine:
             try:
                 core.send_stream(stream_id, data, end_stream)
             except RuntimeError as error:
-                self._break(error)
+                self._break_if_open(error)
 
     def reset_stream(self, stream_id: int, error_code: int) -> None:
         self._call_for_stream(self._quic.reset_stream, stream_id, error_code)
@@ -280,7 +294,7 @@ class Qh3Engine:
             return
         except Exception as error:
             # As in receive_datagram.
-            self._break(error)
+            self._break_if_open(error)
 
     def _call(self, operation: Callable[..., None], *arguments: object) -> None:
         try:
@@ -313,6 +327,12 @@ class Qh3Engine:
         self._call(quic.close, error_code, frame_type, reason)
         if quic._close_event is not None:
             self._report_end(error_code, reason, by_peer=False, is_application=is_application)
+
+    def _break_if_open(self, error: Exception) -> None:
+        core = self._quic._core
+        # Otherwise the core has ended the connection, and says why with its next events.
+        if core is None or core.state in _OPEN:
+            self._break(error)
 
     def _break(self, error: Exception) -> None:
         self._is_broken = True
@@ -351,7 +371,7 @@ class Qh3Engine:
         """Whether the core is to keep what it has, and with it the credit for it."""
         core = self._quic._core
         assert core is not None
-        if core.state != "connected":
+        if core.state not in _OPEN:
             # It is over, and what there is will not become more.
             return False
         self._is_holding_back = True
