@@ -16,7 +16,7 @@ DEV_INSTALLED := $(VENV)/.installed-dev
 BENCH_INSTALLED := $(VENV)/.installed-bench
 
 TEST_PROGRAMS := chromium curl gtlsclient h2load haproxy nghttpx openssl
-BENCH_PROGRAMS := wrk haproxy
+BENCH_PROGRAMS := wrk haproxy h2load
 
 # What a developer adds: make test ARGS='-k retry', make bench BENCH='--only keep-alive'.
 ARGS ?=

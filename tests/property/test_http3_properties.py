@@ -15,6 +15,7 @@ from aioquic.quic.connection import QuicConnection
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from smartproxy.core.http.messages import RequestHead
 from smartproxy.core.ops import Address
 from smartproxy.core.wire.http3 import (
     DataReceived,
@@ -30,7 +31,9 @@ from smartproxy.core.wire.http3 import (
     available_engines,
     frames,
 )
+from smartproxy.core.wire.http3.errors import RefusedRequest, StreamError
 from smartproxy.core.wire.http3.frames import MAX_VARINT, decode_varint, encode_varint
+from smartproxy.core.wire.http3.heads import RequestHeads, decode_request
 from smartproxy.core.wire.http3.qpack import count_field_lines
 from smartproxy.testing.http3_frames import ByHand, data_frame, headers_frame, request_fields
 from smartproxy.testing.http3_network import (
@@ -307,6 +310,69 @@ FIELDS = st.lists(
     ),
     max_size=20,
 )
+
+
+LINES = st.sampled_from(
+    [
+        (b":method", b"GET"),
+        (b":method", b"POST"),
+        (b":method", b"CONNECT"),
+        (b":scheme", b"https"),
+        (b":scheme", b"HTTPS"),
+        (b":authority", b"app.example.com"),
+        (b":authority", b"app.example.com:1"),
+        (b":path", b"/"),
+        (b":path", b"/another"),
+        (b":path", b"/" + b"long" * 20),
+        (b":path", b"*"),
+        (b":path", b"bad path"),
+        (b":protocol", b"websocket"),
+        (b"host", b"app.example.com"),
+        (b"cookie", b"a=b"),
+        (b"content-length", b"0"),
+        (b"content-length", b"5"),
+        (b"expect", b"100-continue"),
+        (b"accept", b"*/*"),
+        (b"Accept", b"*/*"),
+        (b"accept", b" spaced"),
+        (b"te", b"trailers"),
+    ]
+)
+USUAL = st.permutations(
+    [(b":method", b"GET"), (b":scheme", b"https"), (b":authority", b"app.example.com"), (b":path", b"/")]
+)
+REQUESTS = st.lists(
+    st.tuples(
+        st.tuples(USUAL, st.lists(LINES, max_size=3)).map(lambda parts: parts[0] + parts[1]), st.booleans()
+    )
+    | st.tuples(st.lists(LINES, max_size=7), st.booleans()),
+    min_size=1,
+    max_size=5,
+)
+
+
+def meaning(head: RequestHead) -> dict[str, object]:
+    return {name: getattr(head, name) for name in RequestHead.__slots__}
+
+
+@given(requests=REQUESTS, replaced=st.data())
+def test_a_head_means_the_same_whatever_came_before(
+    requests: list[tuple[list[tuple[bytes, bytes]], bool]], replaced: st.DataObject
+) -> None:
+    limits = Http3Limits(target_bytes=50, header_bytes=400)
+    heads = RequestHeads(limits)
+    for original, end in requests:
+        changed = list(original)
+        if changed:
+            changed[replaced.draw(st.integers(0, len(changed) - 1))] = replaced.draw(LINES)
+        for fields in (original, original, changed):
+            told: list[object] = []
+            for decode in (heads.decode, lambda fields, end: decode_request(fields, end, limits)):
+                try:
+                    told.append(meaning(decode(list(fields), end)))
+                except (RefusedRequest, StreamError) as error:
+                    told.append((type(error), error.reason))
+            assert told[0] == told[1]
 
 
 @given(FIELDS, st.integers(0, 1000))

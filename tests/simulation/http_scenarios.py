@@ -79,7 +79,9 @@ class Traffic:
             raise ConnectionResetError("a backend that dies instead of answering")
         if mood < 0.2:
             await self.sim.sleep(random.random() * (90.0 if mood < 0.1 else 2.0))
-        response = HttpResponse(200, [(b"x-tag", tag)], body_of(tag, log_uniform(random, 1, self.largest_body_bytes)))
+        response = HttpResponse(
+            200, [(b"x-tag", tag)], body_of(tag, log_uniform(random, 1, self.largest_body_bytes))
+        )
         if random.random() < 0.3:
             response.fields.append((b"transfer-encoding", b"chunked"))
         if random.random() < 0.1:
@@ -195,7 +197,9 @@ class Traffic:
 
     async def run(self, *beside: Any) -> None:
         """Run a few clients, and other scripts beside them, to their end."""
-        clients = [self.client(f"c{number}") for number in range(self.sim.random.randint(1, self.most_clients))]
+        clients = [
+            self.client(f"c{number}") for number in range(self.sim.random.randint(1, self.most_clients))
+        ]
         await self.sim.gather(*(self.sim.wait_for(each, PATIENCE_S) for each in (*clients, *beside)))
 
     def check(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chained_scenarios import alternative_services, multiplexed_http2, multiplexed_http3
 from http_scenarios import (
     changing_configuration,
     draining,
@@ -12,6 +13,7 @@ from http_scenarios import (
 )
 from raw_scenarios import raw_relay
 from tls_scenarios import proxy_headers, tls_by_name
+from websocket_scenarios import websockets
 
 from smartproxy.drivers.simulation import Simulation
 
@@ -27,6 +29,10 @@ SCENARIOS = {
         proxy_headers,
         draining,
         changing_configuration,
+        multiplexed_http2,
+        multiplexed_http3,
+        alternative_services,
+        websockets,
     )
 }
 

@@ -22,6 +22,10 @@ SEEDS = {
     "proxy_headers": 50,
     "draining": 100,
     "changing_configuration": 50,
+    "multiplexed_http2": 30,
+    "multiplexed_http3": 25,
+    "alternative_services": 30,
+    "websockets": 50,
 }
 DEEP_SEEDS = 1000
 SCENARIO_FILE = Path(__file__).with_name("scenarios.py")
@@ -77,6 +81,39 @@ def test_no_seed_of_many_breaks_the_proxy(name: str) -> None:
         ("proxy_headers", ["peer not trusted", "0d 0a 0d 0a 00 0d 0a 51 55 49", " 200"]),
         ("draining", ["is refused", " 200", "close(c"]),
         ("changing_configuration", ["configuration_changed generation=4", " 200"]),
+        (
+            "multiplexed_http2",
+            ["protocol=http2", "[2] record: engine configuration_changed", "[3] ", "request_retried", " 200"],
+        ),
+        (
+            "multiplexed_http3",
+            ["protocol=http3", " is lost", " is doubled", " is overtaken", "[3] ", "request_retried", " 200"],
+        ),
+        (
+            "alternative_services",
+            [
+                "alt_svc_discovered",
+                "quic_dial",
+                "fell_back",
+                "h3_marked_broken",
+                "h3_suppressed",
+                "h3_retry",
+                "h3_recovered",
+                "protocol=http3",
+                " 200",
+            ],
+        ),
+        (
+            "websockets",
+            [
+                "protocol=http1",
+                "protocol=http2",
+                "protocol=http3",
+                " 101",
+                "closed with 1009",
+                "closed with 4001",
+            ],
+        ),
     ],
 )
 def test_the_scenarios_see_what_they_are_for(name: str, sights: list[str]) -> None:
@@ -89,7 +126,17 @@ def test_the_scenarios_see_what_they_are_for(name: str, sights: list[str]) -> No
     pytest.fail(f"never seen: {sorted(missing)}")
 
 
-@pytest.mark.parametrize("name", ["tls_by_name", "changing_configuration"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tls_by_name",
+        "changing_configuration",
+        "multiplexed_http2",
+        "multiplexed_http3",
+        "alternative_services",
+        "websockets",
+    ],
+)
 def test_the_whole_proxy_replays_event_by_event(name: str) -> None:
     for seed in range(5):
         first, second = (

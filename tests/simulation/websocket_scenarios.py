@@ -10,7 +10,14 @@ from chained_scenarios import front_config, inner_config
 from http_scenarios import BACKEND_IPS, OWN_STATUSES, PORT
 from simulated_world import World
 
-from smartproxy.core.wire.websocket import CloseCode, Opcode, accept_key, apply_mask, encode_close, encode_frame
+from smartproxy.core.wire.websocket import (
+    CloseCode,
+    Opcode,
+    accept_key,
+    apply_mask,
+    encode_close,
+    encode_frame,
+)
 from smartproxy.drivers.simulation import WEATHER_ERRORS, ByteConnection, Connection, Simulation
 from smartproxy.drivers.simulation.faults import log_uniform
 from smartproxy.drivers.simulation.proxy import SimulatedProxy
@@ -121,11 +128,17 @@ class WebSocketEnd:
             length = int.from_bytes(await receive(2 if length == 126 else 8), "big")
         mask_key = b"" if self.is_client else await receive(4)
         payload = await receive(length) if length else b""
-        return bool(first & 0x80), Opcode(first & 0x0F), apply_mask(payload, mask_key) if mask_key else payload
+        return (
+            bool(first & 0x80),
+            Opcode(first & 0x0F),
+            apply_mask(payload, mask_key) if mask_key else payload,
+        )
 
     async def receive_end(self) -> None:
         """Whatever comes behind the Closes, to the end of the connection."""
-        assert not await self.sim.wait_for(self.connection.receive_all(), CLOSE_PATIENCE_S), "bytes after Close"
+        assert not await self.sim.wait_for(self.connection.receive_all(), CLOSE_PATIENCE_S), (
+            "bytes after Close"
+        )
 
 
 @dataclass(slots=True)
@@ -237,6 +250,7 @@ class WebSocketTraffic:
             while (message := await end.receive_message()) is not None:
                 conversation.echoed.append(message)
             conversation.close_code = end.close_received
+            self.sim.transcript.note(f"closed with {end.close_received}")
             await end.receive_end()
         finally:
             sending.cancel()
@@ -268,7 +282,9 @@ class WebSocketTraffic:
 
     def _check(self, conversation: Conversation) -> None:
         said = [message for message in conversation.messages if message.payload != ASKS_FOR_CLOSE]
-        assert conversation.echoed == said[: len(conversation.echoed)], "messages lost, changed or out of order"
+        assert conversation.echoed == said[: len(conversation.echoed)], (
+            "messages lost, changed or out of order"
+        )
         code = conversation.close_code
         if code is None:
             return

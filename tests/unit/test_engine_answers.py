@@ -19,6 +19,7 @@ from smartproxy.core.configuration import (
     WebSocketRules,
 )
 from smartproxy.core.http.field_rules import FieldRules, Template
+from smartproxy.core.relay.websocket_tunnel import HALF_CLOSE_WAIT_S
 from smartproxy.core.security.ip_rules import IpSet
 
 WEBSOCKET = (
@@ -214,6 +215,8 @@ def test_a_websocket_client_that_half_closes_before_the_101(hand: EngineByHand) 
     client.finish()
     backend.send(SWITCHED)
     assert client.take().startswith(b"HTTP/1.1 101 ")
+    assert not backend.is_half_closed
+    hand.advance(HALF_CLOSE_WAIT_S)
     assert backend.is_half_closed
     backend.finish()
     assert client.is_closed

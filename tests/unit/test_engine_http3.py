@@ -420,6 +420,24 @@ def test_an_idle_client_is_forgotten(world: Http3World) -> None:
     assert not world.hand.events("http")
 
 
+@pytest.mark.parametrize(("asks", "idle_s"), [(False, 60.0), (True, 75.0)])
+def test_pings_alone_do_not_keep_a_client(world: Http3World, asks: bool, idle_s: float) -> None:
+    client = world.client()
+    if asks:
+        stream_id = client.request()
+        world.hand.open().send(response())
+        assert client.stream(stream_id).ended
+    for _ in range(round(idle_s / 5) - 1):
+        world.let_pass(5.0)
+        client.connection._state.quic.send_ping()
+    assert client.ended is None
+    world.let_pass(10.0)
+    assert client.ended is not None
+    assert client.ended.error_code == ErrorCode.H3_NO_ERROR
+    assert client.goaways or client.ended.is_application
+    assert world.hand.engine.connection_count == 0
+
+
 def test_an_exchange_under_way_keeps_the_client(world: Http3World) -> None:
     client, stream_id, backend = begun(world)
     for _ in range(4):

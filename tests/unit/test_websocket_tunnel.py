@@ -13,6 +13,7 @@ from smartproxy.core.relay.tunnel import Tunnel
 from smartproxy.core.relay.websocket_tunnel import (
     CLOSE_WAIT_S,
     CLOSING_SILENCE_S,
+    HALF_CLOSE_WAIT_S,
     WebSocketTunnel,
 )
 from smartproxy.core.stream import HIGH_WATER_BYTES, Ending
@@ -124,12 +125,26 @@ def test_a_backend_may_say_more_before_it_answers_a_close() -> None:
 def test_an_end_without_a_close_is_abnormal() -> None:
     hand = JoinedByHand(max_payload_bytes=100)
     hand.client.end()
+    # Many servers drop a connection that is half closed, and with it their own Close.
+    assert hand.backend.ending() is Ending.OPEN
+    hand.advance(HALF_CLOSE_WAIT_S)
     assert hand.backend.ending() is Ending.SHUT_DOWN_WRITING
     hand.backend.send(HELLO)
     assert hand.client.take() == HELLO
     hand.backend.end()
     assert list(hand.ends) == [None]
     assert hand.close_code() == 1006
+
+
+def test_a_backend_that_ends_after_the_client_is_told_of_nothing_first() -> None:
+    hand = JoinedByHand()
+    hand.client.end()
+    hand.backend.send(HELLO)
+    hand.backend.end()
+    assert hand.client.take() == HELLO
+    assert list(hand.ends) == [None]
+    assert hand.backend.ending() is Ending.CLOSE
+    hand.advance(2 * HALF_CLOSE_WAIT_S)
 
 
 def test_a_lost_side_resets_the_other() -> None:

@@ -12,6 +12,7 @@ from smartproxy.core.http.multiplexed.http3_transport import Http3Transport, fai
 from smartproxy.core.http.multiplexed.server import MultiplexedServer
 from smartproxy.core.records import Level
 from smartproxy.core.timers import Timer
+from smartproxy.core.timers import Timer
 from smartproxy.core.wire.http3 import ConnectionEnded, Http3Connection, Http3Event
 
 if TYPE_CHECKING:
@@ -24,11 +25,17 @@ CONNECTION_CLOSE ends retransmission (RFC 9000 §10.2), so what was sent last ha
 """
 _MOST_UNSETTLED_STREAMS = 64
 
+FAREWELL_S = 1.0
+"""From a GOAWAY to the earliest close, for it to arrive and for the client to leave by itself.
+
+A close sent with it would be all that is sent, and a request on its way be lost (RFC 9114 §5.2).
+"""
+
 
 class Http3Server(MultiplexedServer):
     """Serves one client connection of a listener."""
 
-    __slots__ = ("_farewell_timer", "_http3", "_last_response_at", "_listener", "_unsettled")
+    __slots__ = ("_http3", "_idle_since", "_last_response_at", "_listener", "_timer", "_unsettled")
 
     def __init__(
         self, client: ClientFacts, connection: Http3Connection, link: DatagramLink, listener: QuicListener
@@ -36,8 +43,10 @@ class Http3Server(MultiplexedServer):
         super().__init__(client, Http3Transport(connection, link, listener.flush))
         self._http3 = connection
         self._listener = listener
-        self._farewell_timer = Timer(self.close_if_drained)
         self._last_response_at = -inf
+        self._idle_since = client.context.now
+        self._timer = Timer(self._look_around)
+        client.context.set_timer(self._timer, client.timeouts.initial_data_s)
         #: Streams that are over, but may not have been sent in full.
         self._unsettled: set[int] = set()
 
@@ -51,7 +60,7 @@ class Http3Server(MultiplexedServer):
 
     def stream_over(self, stream_id: int) -> None:
         super().stream_over(stream_id)
-        self._last_response_at = self.context.now
+        self._last_response_at = self._idle_since = self.context.now
         self._unsettled.add(stream_id)
         if len(self._unsettled) > _MOST_UNSETTLED_STREAMS:
             self._forget_settled()
@@ -61,29 +70,24 @@ class Http3Server(MultiplexedServer):
         self._unsettled = {each for each in self._unsettled if self.wire.unsent_bytes(each)}
 
     def close_if_drained(self) -> None:
-        """Close once GOAWAY has been said and every response has gone out."""
-        if self.streams or not self._http3.drained or self._http3.ended:
-            return
-        self._forget_settled()
-        if not self._unsettled and self._last_response_at + FAREWELL_S <= self.context.now:
+        if self._may_close and not self.streams and self._http3.drained and not self._http3.ended:
             self._http3.close()
             self.flush_soon()
-        else:
-            self.context.set_timer(self._farewell_timer, FAREWELL_S)
-
-    def forget_timer(self) -> None:
-        """The connection is over."""
-        self.context.timers.cancel(self._farewell_timer)
 
     def drain(self) -> None:
         self.client.draining = True
         self.retire()
 
     def retire(self) -> None:
-        self.retiring = True
-        self._http3.go_away(self.context.now)
+        if not self.retiring:
+            self.retiring = True
+            self._http3.go_away(self.context.now)
+            self.context.set_timer(self._farewell_timer, FAREWELL_S)
+            self.flush_soon()
+
+    def _farewell_over(self) -> None:
+        self._may_close = True
         self.close_if_drained()
-        self.flush_soon()
 
     def abort(self, error_code: int) -> None:
         """End the connection now; its streams hear of it when it says so."""
@@ -93,6 +97,7 @@ class Http3Server(MultiplexedServer):
     def _other_event(self, event: Http3Event) -> None:
         if not isinstance(event, ConnectionEnded):
             return
+        self.context.timers.cancel(self._farewell_timer)
         failure = failure_of_end(event, FailureSource.CLIENT)
         if failure is not None:
             client = self.client

@@ -68,10 +68,14 @@ class Direction:
             # The end was known before the driver could have begun.
             self.tunnel.context.cancel_relay(relay)
             self.moved_bytes += relay.moved_bytes
-        self.tunnel.last_activity = self.tunnel.context.now
+        tunnel = self.tunnel
+        tunnel.last_activity = tunnel.context.now
+        if tunnel.half_close_wait_s and self is tunnel.from_client and not self.back.ended:
+            tunnel.hold_half_close()
+            return
         self.pass_on_eof()
         if self.back.ended:
-            self.tunnel.end(None)
+            tunnel.end(None)
 
     def pass_on_eof(self) -> None:
         sink = self.sink
@@ -93,11 +97,14 @@ class Direction:
 class Tunnel:
     """Joins `client` and `backend` until both have ended, one is lost, or nothing moves for too long.
 
-    A half-close crosses as one: the other direction goes on. `on_end(failure)` is
-    called once, with None when both sides ended by themselves.
+    A half-close crosses as one: the other direction goes on. With `half_close_wait_s`
+    the backend learns of the client's only after that time, if it has not ended its own
+    direction by then. `on_end(failure)` is called once, with None when both sides ended
+    by themselves.
     """
 
     __slots__ = (
+        "_half_close_timer",
         "_on_end",
         "can_relay",
         "context",
@@ -105,6 +112,7 @@ class Tunnel:
         "finished",
         "from_backend",
         "from_client",
+        "half_close_wait_s",
         "idle_s",
         "last_activity",
         "timer",
@@ -119,6 +127,7 @@ class Tunnel:
         timer: Timer,
         idle_s: float,
         expires_at: float = inf,
+        half_close_wait_s: float = 0.0,
         on_end: Callable[[Failure | None], None],
     ) -> None:
         self.context = context
@@ -126,6 +135,8 @@ class Tunnel:
         self.expires_at = expires_at
         self.last_activity = context.now
         self.finished = False
+        self.half_close_wait_s = half_close_wait_s
+        self._half_close_timer: Timer | None = None
         self._on_end = on_end
         self.can_relay = isinstance(client, Link) and isinstance(backend, Link)
         self.from_client = self._direction(client, backend)
@@ -142,6 +153,11 @@ class Tunnel:
 
     def _direction(self, source: ByteStream, sink: ByteStream) -> Direction:
         return Direction(self, source, sink)
+
+    def hold_half_close(self) -> None:
+        """The client has ended its direction; tell the backend a little later."""
+        timer = self._half_close_timer = Timer(self.from_client.pass_on_eof)
+        self.context.timers.set(timer, self.context.now + self.half_close_wait_s)
 
     @property
     def close_code(self) -> int | None:
@@ -179,6 +195,8 @@ class Tunnel:
             return
         self.finished = True
         self.context.timers.cancel(self.timer)
+        if self._half_close_timer is not None:
+            self.context.timers.cancel(self._half_close_timer)
         for direction in (self.from_client, self.from_backend):
             relay = direction.relay
             if relay is not None:

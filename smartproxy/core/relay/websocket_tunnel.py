@@ -34,6 +34,13 @@ CLOSE_WAIT_S = 5.0
 CLOSING_SILENCE_S = 30.0
 """How long a peer that was sent the other's Close may be silent before it has answered it."""
 
+HALF_CLOSE_WAIT_S = 2.0
+"""How long a client's end-of-file is kept from the backend.
+
+A client may end its stream with its Close; many servers drop a connection that is half closed,
+and with it their answer. They close theirs once they have sent it (RFC 6455 §7.1.1).
+"""
+
 _PING_PAYLOAD_BYTES = 8
 
 
@@ -57,7 +64,14 @@ def join_websocket(
     """
     if rules.ping_interval_s is None and rules.max_payload_bytes is None:
         return Tunnel(
-            context, client, backend, timer=timer, idle_s=idle_s, expires_at=expires_at, on_end=on_end
+            context,
+            client,
+            backend,
+            timer=timer,
+            idle_s=idle_s,
+            expires_at=expires_at,
+            half_close_wait_s=HALF_CLOSE_WAIT_S,
+            on_end=on_end,
         )
     return WebSocketTunnel(
         context,
@@ -312,7 +326,14 @@ class WebSocketTunnel(Tunnel):
         #: How long both sides together may be silent; less once one has sent a Close.
         self.silence_s = idle_s
         super().__init__(
-            context, client, backend, timer=timer, idle_s=idle_s, expires_at=expires_at, on_end=on_end
+            context,
+            client,
+            backend,
+            timer=timer,
+            idle_s=idle_s,
+            expires_at=expires_at,
+            half_close_wait_s=HALF_CLOSE_WAIT_S,
+            on_end=on_end,
         )
         self.can_relay = False
 
