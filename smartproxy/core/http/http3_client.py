@@ -15,12 +15,14 @@ from smartproxy.core.upstream.multiplexed import MultiplexedOwner
 from smartproxy.core.wire.http3 import ConnectionEnded, ErrorCode, Http3Connection, Http3Event, SendingStopped
 
 SUSPECT_S = 1.0
-"""From a request to the first datagram of any kind, over which the connection gets no new requests."""
+"""From a request to the first acknowledgement, over which the connection gets no new requests."""
 SIGN_OF_LIFE_S = 3.0
 """The same, over which it is given up.
 
 A backend acknowledges within its max_ack_delay, whatever its application does (RFC 9000 §13.2.1).
 """
+PROBES_OF_SILENCE = 3
+"""Probe timeouts without an answer: fewer may be a packet or two that were lost, or a long way."""
 
 
 class Http3Client(MultiplexedBackend):
@@ -41,9 +43,9 @@ class Http3Client(MultiplexedBackend):
         self._early_events = events
         super().__init__(context, Http3Transport(connection, datagram_link, self._send), owner)
         self._timer = Timer(self._timer_fired)
-        #: When a request was sent since which nothing has come; `inf` for not at all.
+        #: When the request was sent since which no sign of life has been seen; `inf` for none.
         self._awaits_sign_since = inf
-        self._sign_timer = Timer(self._no_sign)
+        self._sign_timer = Timer(self._look_for_sign)
 
     def begin(self) -> None:
         self._datagram_link.handler = self
@@ -57,17 +59,26 @@ class Http3Client(MultiplexedBackend):
             self._awaits_sign_since = self.context.now
             self.context.timers.set(self._sign_timer, self.context.now + SUSPECT_S)
 
-    def _no_sign(self) -> None:
-        """Nothing has come for a while after a request."""
+    def _look_for_sign(self) -> None:
+        """A while ago there was a request: whether the backend has taken notice of anything since."""
         since = self._awaits_sign_since
+        now = self.context.now
         if since == inf:
             return
-        for patience_s in (SUSPECT_S, SIGN_OF_LIFE_S):
-            if self.context.now < since + patience_s:
-                self.context.timers.set(self._sign_timer, since + patience_s)
-                return
-            if patience_s == SUSPECT_S:
-                self._owner.connection_draining(self)
+        if now < since + SUSPECT_S:
+            self.context.timers.set(self._sign_timer, since + SUSPECT_S)
+            return
+        probes = self._http3.unanswered_probes
+        if probes == 0:
+            self._awaits_sign_since = inf
+            return
+        if 0 < probes < PROBES_OF_SILENCE:
+            self.context.timers.set(self._sign_timer, now + SUSPECT_S)
+            return
+        self._owner.connection_draining(self)
+        if now < since + SIGN_OF_LIFE_S:
+            self.context.timers.set(self._sign_timer, since + SIGN_OF_LIFE_S)
+            return
         self._http3.close(ErrorCode.H3_NO_ERROR)
         self.connection_failed(
             Failure(FailureSource.BACKEND, FailureCode.CONNECTION_TERMINATED, "the backend is silent", True)
@@ -103,7 +114,9 @@ class Http3Client(MultiplexedBackend):
     def receive_datagrams(self, datagrams: list[Datagram]) -> None:
         connection = self._http3
         now = self.context.now
-        self._awaits_sign_since = inf
+        if connection.unanswered_probes < 0:
+            # Anything has to do for a sign, where the engine does not tell of acknowledgements.
+            self._awaits_sign_since = inf
         was_full = not self.free_streams
         for data, address in datagrams:
             events = connection.receive_datagram(data, address, now)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
 from typing import TYPE_CHECKING
 
 from smartproxy.core.datagrams import DatagramLink
@@ -12,30 +11,25 @@ from smartproxy.core.http.multiplexed.http3_transport import Http3Transport, fai
 from smartproxy.core.http.multiplexed.server import MultiplexedServer
 from smartproxy.core.records import Level
 from smartproxy.core.timers import Timer
-from smartproxy.core.timers import Timer
 from smartproxy.core.wire.http3 import ConnectionEnded, Http3Connection, Http3Event
 
 if TYPE_CHECKING:
     from smartproxy.core.downstream.quic_listener import QuicListener
 
-FAREWELL_S = 0.5
-"""From the last response to the end of a drained connection.
-
-CONNECTION_CLOSE ends retransmission (RFC 9000 §10.2), so what was sent last has this long to arrive.
-"""
-_MOST_UNSETTLED_STREAMS = 64
-
 FAREWELL_S = 1.0
-"""From a GOAWAY to the earliest close, for it to arrive and for the client to leave by itself.
+"""From a GOAWAY, and from the last response, to the earliest close.
 
-A close sent with it would be all that is sent, and a request on its way be lost (RFC 9114 §5.2).
+CONNECTION_CLOSE ends retransmission (RFC 9000 §10.2), so what was sent last has this long to arrive, a
+request on its way to be told from one that was served (RFC 9114 §5.2), and the client to leave by itself.
 """
+_UNSETTLED_CHECK_S = 0.25
+_MOST_UNSETTLED_STREAMS = 64
 
 
 class Http3Server(MultiplexedServer):
     """Serves one client connection of a listener."""
 
-    __slots__ = ("_http3", "_idle_since", "_last_response_at", "_listener", "_timer", "_unsettled")
+    __slots__ = ("_http3", "_idle_since", "_listener", "_stays_until", "_timer", "_unsettled")
 
     def __init__(
         self, client: ClientFacts, connection: Http3Connection, link: DatagramLink, listener: QuicListener
@@ -43,7 +37,8 @@ class Http3Server(MultiplexedServer):
         super().__init__(client, Http3Transport(connection, link, listener.flush))
         self._http3 = connection
         self._listener = listener
-        self._last_response_at = -inf
+        #: Before this it is not closed, drained or not.
+        self._stays_until = 0.0
         self._idle_since = client.context.now
         self._timer = Timer(self._look_around)
         client.context.set_timer(self._timer, client.timeouts.initial_data_s)
@@ -60,7 +55,8 @@ class Http3Server(MultiplexedServer):
 
     def stream_over(self, stream_id: int) -> None:
         super().stream_over(stream_id)
-        self._last_response_at = self._idle_since = self.context.now
+        self._idle_since = self.context.now
+        self._stays_until = self._idle_since + FAREWELL_S
         self._unsettled.add(stream_id)
         if len(self._unsettled) > _MOST_UNSETTLED_STREAMS:
             self._forget_settled()
@@ -70,9 +66,34 @@ class Http3Server(MultiplexedServer):
         self._unsettled = {each for each in self._unsettled if self.wire.unsent_bytes(each)}
 
     def close_if_drained(self) -> None:
-        if self._may_close and not self.streams and self._http3.drained and not self._http3.ended:
+        """Close once GOAWAY has been said and heard, and every response has gone out."""
+        if self.streams or not self._http3.drained or self._http3.ended:
+            return
+        now = self.context.now
+        self._forget_settled()
+        if self._unsettled or now < self._stays_until:
+            self.context.timers.set(self._timer, max(self._stays_until, now + _UNSETTLED_CHECK_S))
+        else:
             self._http3.close()
             self.flush_soon()
+
+    def _look_around(self) -> None:
+        """The farewell may be over, or the client idle: PINGs keep QUIC's own idle timeout from telling."""
+        if self._http3.drained:
+            self.close_if_drained()
+            return
+        timeouts = self.client.timeouts
+        now = self.context.now
+        idle_s = timeouts.inactivity_s if self.served_any else timeouts.initial_data_s
+        due = now + idle_s if self.streams else self._idle_since + idle_s
+        if due > now:
+            self.context.timers.set(self._timer, due)
+        else:
+            self.retire()
+
+    def forget_timer(self) -> None:
+        """The connection is over."""
+        self.context.timers.cancel(self._timer)
 
     def drain(self) -> None:
         self.client.draining = True
@@ -81,13 +102,10 @@ class Http3Server(MultiplexedServer):
     def retire(self) -> None:
         if not self.retiring:
             self.retiring = True
+            self._stays_until = self.context.now + FAREWELL_S
             self._http3.go_away(self.context.now)
-            self.context.set_timer(self._farewell_timer, FAREWELL_S)
+            self.close_if_drained()
             self.flush_soon()
-
-    def _farewell_over(self) -> None:
-        self._may_close = True
-        self.close_if_drained()
 
     def abort(self, error_code: int) -> None:
         """End the connection now; its streams hear of it when it says so."""
@@ -97,7 +115,6 @@ class Http3Server(MultiplexedServer):
     def _other_event(self, event: Http3Event) -> None:
         if not isinstance(event, ConnectionEnded):
             return
-        self.context.timers.cancel(self._farewell_timer)
         failure = failure_of_end(event, FailureSource.CLIENT)
         if failure is not None:
             client = self.client

@@ -306,6 +306,10 @@ class AioquicEngine:
         return max(0, quic._remote_max_streams_bidi - quic._local_next_stream_id_bidi // 4)
 
     @property
+    def unanswered_probes(self) -> int:
+        return self._quic._loss._pto_count
+
+    @property
     def version(self) -> int:
         return self._quic._version or 0
 

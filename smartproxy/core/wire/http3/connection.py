@@ -215,6 +215,11 @@ class Http3Connection:
         return self._state.quic.has_peer
 
     @property
+    def unanswered_probes(self) -> int:
+        """Probe timeouts since the peer last acknowledged anything (RFC 9002 §6.2); -1 for unknown."""
+        return self._state.quic.unanswered_probes
+
+    @property
     def connection_id(self) -> bytes:
         """Our first connection ID."""
         return self._state.quic.connection_id

@@ -168,6 +168,10 @@ class Qh3Engine:
         return max(0, quic.max_concurrent_bidi_streams - quic._next_stream_id_bidi // 4)
 
     @property
+    def unanswered_probes(self) -> int:
+        return -1
+
+    @property
     def version(self) -> int:
         return self._quic._version or 0
 

@@ -71,6 +71,10 @@ class QuicEngine(Protocol):
         """Bidirectional streams the peer lets us open now."""
 
     @property
+    def unanswered_probes(self) -> int:
+        """Probe timeouts since the peer last acknowledged anything (RFC 9002 §6.2); -1 for unknown."""
+
+    @property
     def version(self) -> int: ...
 
     @property
