@@ -429,6 +429,9 @@ class Engine:
 
     def poll_operations(self) -> list[Operation]:
         """Operations to start or cancel, in order."""
+        if self.context.unflushed and not self.context.gathers_sends:
+            # Sending may find a connection gone, and begin another one.
+            self._flush_sessions()
         operations = self.context.operations
         if operations:
             self.context.operations = []

@@ -111,7 +111,7 @@ class Rounds:
         inputs = self._inputs
         try:
             while True:
-                if context.operations:
+                if context.operations or context.unflushed:
                     for operation in engine.poll_operations():
                         try:
                             self._start(operation)

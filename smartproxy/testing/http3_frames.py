@@ -31,6 +31,7 @@ class NotingEngine:
         self.is_terminated = False
         self.available_streams = 100
         self.version = 1
+        self.unanswered_probes = 0
         self.server_name: str | None = None
 
     def connect(self, address: Address, now: float) -> None:

@@ -28,7 +28,10 @@ def _parse(text: str) -> ProxyConfig:
 
 
 class World:
-    """A proxy under test, and others behind it. Make it first, run scripts against it, then `await settle()`."""
+    """A proxy under test, perhaps with others behind it.
+
+    Make it first, run scripts against it, then `await settle()`.
+    """
 
     def __init__(self, sim: Simulation, config: Mapping[str, Any], faults: Faults | None = None) -> None:
         self.sim = sim

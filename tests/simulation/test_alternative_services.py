@@ -1,4 +1,4 @@
-"""The life of an alternative service in virtual time: found, used, lost with UDP, left alone, tried, found again."""
+"""An alternative service in virtual time: found, used, lost with UDP, left alone, tried and found again."""
 
 from __future__ import annotations
 

@@ -22,10 +22,10 @@ SEEDS = {
     "proxy_headers": 50,
     "draining": 100,
     "changing_configuration": 50,
-    "multiplexed_http2": 30,
-    "multiplexed_http3": 25,
-    "alternative_services": 30,
-    "websockets": 50,
+    "multiplexed_http2": 40,
+    "multiplexed_http3": 35,
+    "alternative_services": 40,
+    "websockets": 60,
 }
 DEEP_SEEDS = 1000
 SCENARIO_FILE = Path(__file__).with_name("scenarios.py")

@@ -98,7 +98,8 @@ class WebSocketEnd:
 
     async def receive_message(self) -> Message | None:
         """The next message; None once a Close has come, and has been answered. Raises EOFError."""
-        opcode, pieces = Opcode.CONTINUATION, []
+        opcode = Opcode.CONTINUATION
+        pieces: list[bytes] = []
         while True:
             fin, frame_opcode, payload = await self._receive_frame()
             if frame_opcode is Opcode.PING:
@@ -324,7 +325,7 @@ async def websockets(sim: Simulation) -> None:
     front = front_config(protocol, with_tls=with_tls)
     front["routes"][0]["action"]["websocket"] = _websocket_options(sim, proxy_closes)
     inner_options = _websocket_options(sim, proxy_closes)
-    quic = {} if protocol == "http3" else None
+    quic: dict[str, Any] | None = {} if protocol == "http3" else None
 
     def new_inner_config(generation: int) -> dict[str, Any]:
         config = inner_config(with_tls=with_tls, generation=generation, quic=quic)

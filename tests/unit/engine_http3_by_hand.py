@@ -123,6 +123,9 @@ class Peer:
         self.ended: ConnectionEnded | None = None
         self.is_ready = False
 
+    def has_ended(self) -> bool:
+        return self.ended is not None
+
     def note(self, connection: Http3Connection, events: list[Http3Event]) -> None:
         for event in events:
             if isinstance(event, ConnectionEnded):

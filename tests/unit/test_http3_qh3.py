@@ -6,6 +6,8 @@ import pytest
 
 from smartproxy.core.ops import Address
 from smartproxy.core.wire.http3 import (
+    VERSION_1,
+    VERSION_2,
     ClientParameters,
     ConnectionEnded,
     DataReceived,
@@ -22,6 +24,7 @@ from smartproxy.core.wire.http3 import (
     StreamWritable,
     available_engines,
 )
+from smartproxy.core.wire.http3.aioquic_engine import AioquicEngine
 from smartproxy.core.wire.http3.quic_engine import fastest_server_engine
 from smartproxy.testing.http3_network import (
     CLIENT_ADDRESS,
@@ -310,3 +313,41 @@ def test_an_engine_that_fails_ends_its_connection_only() -> None:
     assert front.there.datagrams_to_send(front.network.now) == []
     assert front.there.receive_datagram(b"\x40" * 50, CLIENT_ADDRESS, front.network.now) == []
     assert front.there.get_timer() is None
+
+
+@pytest.mark.parametrize("version", [VERSION_1, VERSION_2])
+@pytest.mark.parametrize("made_up_bytes", [8, 12])
+def test_clients_without_a_connection_id_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, version: int, made_up_bytes: int
+) -> None:
+    """Such are Chromium's and Envoy's."""
+    connect = AioquicEngine.connect
+
+    def connect_without(self: AioquicEngine, address: Address, now: float) -> None:
+        quic = self._quic
+        quic._configuration.connection_id_length = 0
+        quic._host_cids[0].cid = quic.host_cid = quic._local_initial_source_connection_id = b""
+        quic._peer_cid.cid = quic._original_destination_connection_id = bytes(range(made_up_bytes))
+        connect(self, address, now)
+
+    monkeypatch.setattr(AioquicEngine, "connect", connect_without)
+    monkeypatch.setattr("smartproxy.core.wire.http3.aioquic_engine._MAX_CONNECTION_IDS", 1)
+    network = Network()
+    key = b"k" * 32
+    endpoint = QuicServerEndpoint(
+        lambda _: identity(SERVER_NAME), seeded_entropy(5), engine="qh3", reset_key=key
+    )
+    server = Server(network, endpoint=endpoint)
+    parameters = ClientParameters(Http3Limits(), trust(), seeded_entropy(1), versions=(version,))
+    client = Client(network, parameters)
+    assert network.run_until(lambda: client.is_ready, 5)
+    assert isinstance(server.connection._state.quic, Qh3Engine if made_up_bytes == 8 else AioquicEngine)
+    assert server.connection.quic_version == version
+    stream_id = client.connection.send_request(get(), end_stream=True)
+    network.run_for(1)
+    server.connection.send_response(stream_id, ok(), end_stream=True)
+    assert network.run_until(lambda: any(isinstance(event, ResponseReceived) for event in client.events), 5)
+    # Whoever chose the ID is not told what would end the connections of another process with it.
+    token = client.connection._state.quic._quic._peer_cid.stateless_reset_token  # type: ignore[attr-defined] # aioquic's own
+    if made_up_bytes == 8:
+        assert token != endpoint._reset_token_for(bytes(range(8)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from smartproxy.core.configuration import ForwardAction, HandlerAction, WebSocketRules
+from smartproxy.core.configuration import ForwardAction, HandlerAction
 from smartproxy.core.downstream.client import ClientFacts
 from smartproxy.core.failure import Failure, FailureCode, FailureSource
 from smartproxy.core.http.answer import Answer
@@ -120,10 +120,10 @@ class Exchange(Answer):
             failure = Failure(FailureSource.PROXY, FailureCode.DESTINATION_NOT_FOUND, "no target matches")
             self._refuse(404, failure, "The route that matches has no target for this request.")
             return
-        if asks_for_websocket(self._asked) and not self._shake_hands(
-            state.target.websocket or action.websocket
-        ):
-            return
+        if (head.upgrade or head.protocol) and asks_for_websocket(self._asked):
+            self._websocket_rules = state.target.websocket or action.websocket
+            if not self._shake_hands():
+                return
         if state.asks_functions:
             # They have their time too.
             self._arm(client.timeouts.connection_s + 1.0)
@@ -132,10 +132,9 @@ class Exchange(Answer):
         )
         self._selection.choose()
 
-    def _shake_hands(self, rules: WebSocketRules) -> bool:
-        self._websocket_rules = rules
+    def _shake_hands(self) -> bool:
         try:
-            self._handshake = websocket_handshake(self._asked, rules)
+            self._handshake = websocket_handshake(self._asked, self._websocket_rules)
         except HandshakeError as refusal:
             failure = Failure(FailureSource.CLIENT, FailureCode.HTTP_REQUEST_DENIED, refusal.reason)
             explanation = f"The WebSocket handshake is refused: {refusal.reason}."
@@ -308,7 +307,12 @@ class Exchange(Answer):
             return
         fields = end_to_end_fields(head.fields, head.connection_options)
         head.fields = without_length(fields) if head.status == 204 else fields
-        self._apply_response_rules(head)
+        if (
+            route.response_fields is not None
+            or choice.state.target.response_fields is not None
+            or route.quic is not None
+        ):
+            self._apply_response_rules(head)
         try:
             self._server.send_head(head)
         except LocalProtocolError as error:
@@ -408,6 +412,7 @@ class Exchange(Answer):
             answer = handshake.response(head)
             self._apply_response_rules(answer)
             client_stream, from_client = self._server.open_tunnel(answer)
+            self._status = answer.status
         except (HandshakeError, LocalProtocolError) as error:
             self._drop_backend()
             failure = Failure(FailureSource.BACKEND, FailureCode.HTTP_UPGRADE_FAILED, error.reason)

@@ -145,7 +145,9 @@ class MultiplexedBackend(MultiplexedSession[RequestedStream]):
             return
         unprocessed = event.unprocessed
         if not event.by_peer:
-            code, detail = FailureCode.HTTP_PROTOCOL_ERROR, event.reason
+            stalled = event.error_code == self.codes.cancelled
+            code = FailureCode.CONNECTION_WRITE_TIMEOUT if stalled else FailureCode.HTTP_PROTOCOL_ERROR
+            detail = event.reason
         else:
             code, detail = FailureCode.CONNECTION_TERMINATED, f"stream reset, code {event.error_code:#x}"
             if event.error_code == self.codes.earlier_version_required:

@@ -154,7 +154,7 @@ class Http2Transport:
         # Without an error code it is a PING without an answer: the peer is gone, not wrong.
         is_silent = error.error_code is ErrorCode.NO_ERROR
         code = FailureCode.CONNECTION_TERMINATED if is_silent else FailureCode.HTTP_PROTOCOL_ERROR
-        # RFC 9113 §6.5.3: no acknowledgement may mean a stalled network as well, which another connection leaves.
+        # RFC 9113 §6.5.3: it may be the network that is slow, and another connection may do.
         retryable = is_silent or error.error_code is ErrorCode.SETTINGS_TIMEOUT
         self._user.connection_failed(Failure(self._source, code, str(error), retryable=retryable))
 

@@ -165,7 +165,12 @@ class MultiplexedSession(Generic[S]):
 
     def stream_writable(self, stream_id: int) -> None:
         """A stream's own backlog has shrunk."""
-        if stream_id in self._waiting and not self._transport.is_full:
+        if stream_id not in self._waiting:
+            return
+        if self._transport.is_full:
+            # It will be told once the system has taken what fills it.
+            self.await_writable(stream_id)
+        else:
             self._waiting.discard(stream_id)
             stream = self.streams.get(stream_id)
             if stream is not None:

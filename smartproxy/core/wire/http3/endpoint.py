@@ -293,7 +293,13 @@ class QuicServerEndpoint:
             ticket_store=self._ticket_store,
             versions=self._versions,
         )
-        connection = Http3Connection(parameters, self._engine)
+        engine = self._engine
+        if not header.source_id and len(header.destination_id) != CONNECTION_ID_BYTES:
+            # qh3 answers clients without a connection ID only where theirs for us is as long as ours.
+            engine = "aioquic"
+        connection = Http3Connection(parameters, engine)
+        issued = [header.destination_id]
+        connection.callbacks.on_connection_id_issued = issued.append
         events = connection.receive_datagram(data, address, now)
         if not connection.has_peer:
             # It only looked like an Initial packet: nothing is kept.
@@ -302,8 +308,8 @@ class QuicServerEndpoint:
         member = _Member(connection, now + self._endpoint_limits.handshake_timeout_s, timer)
         self.connections[connection] = member
         self._handshaking[member] = None
-        self._add_id(member, header.destination_id)
-        self._add_id(member, connection.connection_id)
+        for connection_id in (*issued, connection.connection_id):
+            self._add_id(member, connection_id)
         connection.callbacks.on_connection_id_issued = lambda issued: self._add_id(member, issued)
         connection.callbacks.on_connection_id_retired = lambda retired: self._remove_id(member, retired)
         connection.on_dirty = lambda: self._wake(member)

@@ -13,6 +13,7 @@ from qh3._hazmat import Buffer, QuicConnectionCore
 from qh3.quic import events
 from qh3.quic.configuration import QuicConfiguration
 from qh3.quic.connection import QuicConnection
+from qh3.quic.crypto import derive_key_iv_hp
 from qh3.quic.packet import (
     QuicTransportParameters,
     QuicVersionInformation,
@@ -23,7 +24,7 @@ from qh3.quic.tls_bridge import QuicTlsBridge, QuicTlsBridgeError
 from smartproxy.core.ops import Address
 from smartproxy.core.wire.http3.credentials import IdentityForName, ServerIdentity
 from smartproxy.core.wire.http3.limits import Http3Limits
-from smartproxy.core.wire.http3.quic_engine import CONNECTION_ID_BYTES
+from smartproxy.core.wire.http3.quic_engine import CONNECTION_ID_BYTES, VERSION_1, VERSION_2
 
 NAME: Final = "qh3"
 
@@ -36,6 +37,12 @@ _MAX_ACK_DELAY_MS = 25
 _MAX_ACK_DELAY_S = _MAX_ACK_DELAY_MS / 1000
 _UNBOUND: Address = ("0.0.0.0", 0)  # noqa: S104 - where datagrams arrive is not the core's business
 _TRANSPORT_PARAMETERS_BYTES = 1024
+_HASH_BITS = 256
+# RFC 9001 §5.2, RFC 9369 §3.3.1.
+_SALTS = (
+    bytes.fromhex("38762cf7f55934b34d179ae6a4c80cadccbb7f0a"),
+    bytes.fromhex("0dede3def700a6db819381be6e269dcbf9bd2ed9"),
+)
 
 
 class _AlertUnrecognizedName(tls.Alert):
@@ -110,11 +117,41 @@ class Qh3Connection(QuicConnection):
         # RFC 9114 §6.1: servers open no bidirectional streams.
         self._stream_limits = (0 if is_client else limits.concurrent_streams, limits.unidirectional_streams)
         self.requested_server_name: str | None = None
+        self._made_up_by_client: bytes | None = None
         self.host_cid = entropy(CONNECTION_ID_BYTES)
         self.first_connection_id = self.host_cid
         self._reset_token = reset_token_for(self.host_cid) if reset_token_for is not None else None
         if is_client:
             self._original_destination_connection_id = entropy(CONNECTION_ID_BYTES)
+
+    def answer_client_without_connection_id(self, connection_id: bytes) -> None:
+        """As a server, before the first datagram: the client's own connection ID is empty, as quiche's is.
+
+        The core would go on to send to the ID that the client made up for us, `connection_id`, unless it is
+        told that there is none. Then it knows datagrams to the former only if that becomes ours.
+        """
+        self._made_up_by_client = self.host_cid = self.first_connection_id = connection_id
+        # Of an ID that a client has chosen it must not learn what another process would answer to it.
+        self._reset_token = None
+
+    def _install_initial_keys(self, version: int) -> None:
+        assert self._made_up_by_client is not None
+        is_second = version == VERSION_2
+        initial = tls.hkdf_extract(_HASH_BITS, _SALTS[is_second], self._made_up_by_client)
+        for direction, label in (("receive", b"client in"), ("send", b"server in")):
+            secret = tls.hkdf_expand_label(_HASH_BITS, initial, label, b"", _HASH_BITS // 8)
+            key, iv, header_key = derive_key_iv_hp(
+                cipher_suite=tls.CipherSuite.AES_128_GCM_SHA256, secret=secret, version=version
+            )
+            epoch = int(tls.Epoch.INITIAL)
+            self._require_core().install_packet_key(
+                direction, epoch, ("aes-128-gcm", "aes-128-ecb"), key, iv, header_key, 0
+            )
+
+    def _set_version(self, version: int) -> None:
+        super()._set_version(version)
+        if self._made_up_by_client is not None:
+            self._install_initial_keys(version)
 
     def _create_core(self, remote_addr: Address, initial_dcid: bytes, now: float) -> None:
         configuration = self._configuration
@@ -126,7 +163,7 @@ class Qh3Connection(QuicConnection):
             local_addr=_UNBOUND,
             remote_addr=remote_addr,
             source_cid=self.host_cid,
-            destination_cid=initial_dcid,
+            destination_cid=initial_dcid if self._made_up_by_client is None else b"",
             peer_address_validated=self._is_client or self._retry_source_connection_id is not None,
             active_connection_id_limit=_CONNECTION_IDS,
             max_datagram_size=configuration.max_datagram_size,
@@ -152,6 +189,8 @@ class Qh3Connection(QuicConnection):
         )
         self._applied_transport_parameters = None
         self._pre_handshake_state_replayed = False
+        if self._made_up_by_client is not None:
+            self._install_initial_keys(self._version or VERSION_1)
 
     def _create_tls(self, remote_source_cid: bytes | None) -> QuicTlsBridge:
         bridge = _TlsBridge(
@@ -159,7 +198,8 @@ class Qh3Connection(QuicConnection):
             self._stream_limits,
             version=self._version or 0,
             local_initial_source_connection_id=self.host_cid,
-            remote_initial_source_connection_id=remote_source_cid,
+            # qh3 learns all but an empty one.
+            remote_initial_source_connection_id=b"" if not self._is_client else remote_source_cid,
             original_destination_connection_id=self._original_destination_connection_id,
             retry_source_connection_id=self._retry_source_connection_id,
             stateless_reset_token=self._reset_token,

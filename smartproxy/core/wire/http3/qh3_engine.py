@@ -32,6 +32,7 @@ from smartproxy.core.ops import Address
 from smartproxy.core.wire.http3.credentials import SessionTicket, SessionTicketStore
 from smartproxy.core.wire.http3.errors import QuicErrorCode
 from smartproxy.core.wire.http3.limits import Http3Limits
+from smartproxy.core.wire.http3.packets import parse_long_header
 from smartproxy.core.wire.http3.qh3_connection import DECIDED_BY_NAME, NAME, Qh3Connection
 from smartproxy.core.wire.http3.quic_engine import (
     CONNECTION_ID_BYTES,
@@ -202,11 +203,18 @@ class Qh3Engine:
                     code, reason = QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, "too much for a handshake"
                     self.close(code, reason, is_application=False)
                     return
+                if quic._core is None and not quic._is_client:
+                    self._prepare(data)
                 quic.receive_datagram(data, self._peer_of_core, now)
         except Exception as error:
             # An engine of others: whatever a datagram made it raise may not leave this input.
             self._break(error)
         self._deliver()
+
+    def _prepare(self, data: bytes) -> None:
+        header = parse_long_header(data)
+        if header is not None and not header.source_id and len(header.destination_id) == CONNECTION_ID_BYTES:
+            self._quic.answer_client_without_connection_id(header.destination_id)
 
     def _learn_address(self, address: Address) -> None:
         """The core knows no IPv6 scopes, and writes IPv6 addresses in its own way."""
