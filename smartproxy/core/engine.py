@@ -18,7 +18,8 @@ from smartproxy.core.http.http2_client import Http2Client
 from smartproxy.core.http.http3_client import Http3Client
 from smartproxy.core.ops import Address, Operation, RelayOutcome, Result, StartRelay
 from smartproxy.core.records import AccessRecord, Level, Record
-from smartproxy.core.stream import Link
+from smartproxy.core.stream import ByteStream, Link
+from smartproxy.core.upstream.multiplexed import MultiplexedOwner
 from smartproxy.core.upstream.pool import Pools
 from smartproxy.core.upstream.quic_dial import QuicSupport
 from smartproxy.core.wire.http3 import EngineName, Http3Limits
@@ -61,7 +62,7 @@ class Engine:
             self._new_upstream_link,
             configuration.limits,
             configuration.timeouts,
-            new_http2=partial(Http2Client, self.context),
+            new_http2=self._new_http2_client,
             quic=QuicSupport(
                 engine=QUIC_ENGINE,
                 new_datagram_link=self._new_upstream_datagram_link,
@@ -113,6 +114,9 @@ class Engine:
 
     def _new_upstream_link(self, peer: Address) -> Link:
         return self._new_link(peer, ("", 0))
+
+    def _new_http2_client(self, stream: ByteStream, link: Link, owner: MultiplexedOwner) -> Http2Client:
+        return Http2Client(self.context, stream, link, owner, self._generation.http2_limits)
 
     def _new_upstream_datagram_link(self, peer: Address) -> DatagramLink:
         return self._new_datagram_link(peer, ("", 0))

@@ -25,7 +25,6 @@ from smartproxy.core.wire.http3 import (
     available_engines,
 )
 from smartproxy.core.wire.http3.aioquic_engine import AioquicEngine
-from smartproxy.core.wire.http3.quic_engine import fastest_server_engine
 from smartproxy.testing.http3_network import (
     CLIENT_ADDRESS,
     SERVER_NAME,
@@ -47,6 +46,7 @@ if "qh3" not in available_engines():
 
 from smartproxy.core.wire.http3 import qh3_engine
 from smartproxy.core.wire.http3.qh3_engine import Qh3Engine
+from smartproxy.core.wire.http3.quic_engine import fastest_server_engine
 
 _STREAM_LIMIT_ERROR = 0x4
 WINDOW = 16 * 1024

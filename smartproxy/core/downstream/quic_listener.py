@@ -28,7 +28,6 @@ from smartproxy.core.wire.http3 import (
     ServerIdentity,
     SessionTicketStore,
 )
-from smartproxy.core.wire.http3.quic_engine import fastest_server_engine
 
 _LEAST_UNIDIRECTIONAL_STREAMS = 3
 """Control, and both of QPACK's (RFC 9114 §6.2)."""
@@ -76,7 +75,7 @@ class QuicListener:
             self._identity_for,
             context.env.entropy,
             limits=_limits(generation, policy),
-            engine=generation.configuration.quic_engine or fastest_server_engine(),
+            engine=generation.configuration.quic_engine,
             ticket_store=SessionTicketStore() if policy.zero_rtt else None,
         )
         self._sessions: dict[Http3Connection, Http3Server] = {}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from smartproxy.core.configuration import HandlerAction, Route
 from smartproxy.core.downstream.client import ClientFacts
-from smartproxy.core.failure import Failure
+from smartproxy.core.failure import Failure, FailureCode, FailureSource
 from smartproxy.core.http.access_log import exchange_record
 from smartproxy.core.http.errors import error_response
 from smartproxy.core.http.handlers import handler_response
@@ -69,10 +69,18 @@ class Answer:
             self._server.abort_response()
             return
         head, body = answer
+        if self._opens_tunnel_by(head.status):
+            failure = Failure(FailureSource.CLIENT, FailureCode.HTTP_REQUEST_DENIED, "no WebSocket here")
+            self._refuse(501, failure, "No WebSocket is served at this address.")
+            return
         route = self._route
         if route is not None and route.response_fields is not None:
             head.fields = route.response_fields.apply(head.fields, self.value_of)
         self._send_own(head, body)
+
+    def _opens_tunnel_by(self, status: int) -> bool:
+        """Whether the client would take this status for an open tunnel (RFC 8441 §5)."""
+        return bool(self._head.protocol) and 200 <= status < 300
 
     def _refuse(
         self,

@@ -383,7 +383,7 @@ class FrameReceiver:
             raise RemoteProtocolError(ErrorCode.PROTOCOL_ERROR, "frame on an idle stream")
         stream = state.streams.get(stream_id)
         if stream is None:
-            state.abuse.count(abuse.RESETS)
+            state.count_reset()
             return
         state.count_reset()
         state.drop_stream(stream)

@@ -160,6 +160,11 @@ class _Connection(QuicConnection):
             raise QuicConnectionError(
                 QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, frame_type, "too much CRYPTO data ahead"
             )
+        # A TLS message that is never completed is held, however long it says that it is.
+        if len(self.tls._receive_buffer) > self._crypto_bytes:
+            raise QuicConnectionError(
+                QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, frame_type, "TLS message too long"
+            )
         super()._handle_crypto_frame(context, frame_type, buf)
 
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
