@@ -523,6 +523,19 @@ def test_a_websocket_does_not_wait_for_settings_for_ever(new_pool: NewPool) -> N
     assert websocket.version == 11
 
 
+def test_a_websocket_that_goes_on_by_tcp_is_dialled_for_once(new_pool: NewPool) -> None:
+    hand = new_pool()
+    hand.learn_http3()
+    websocket = hand.ask(for_websocket=True)
+    hand.quic().connect()
+    hand.multiplexed[1].announce(extended=False)
+    hand.tcp()
+    # The wait for SETTINGS is over, but its time comes all the same.
+    hand.advance(5.0)
+    hand.dial().connect("http/1.1")
+    assert websocket.version == 11
+
+
 def test_a_websocket_uses_http2_that_takes_it(new_pool: NewPool) -> None:
     hand = new_pool()
     hand.ask()

@@ -247,6 +247,9 @@ class Waits:
     def _settings_overdue(self, ticket: Ticket) -> None:
         ticket.settings_waited = True
         pool = self._pool
+        if ticket.reserved is None and ticket not in self.waiting:
+            # Something else has come up meanwhile, and is being dialled for it.
+            return
         if ticket.reserved is not None:
             hears_nothing = ticket.reserved.connection.takes_extended_connect is None
         elif pool.mode is BackendProtocol.AUTO:

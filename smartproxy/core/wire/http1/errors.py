@@ -31,5 +31,5 @@ class LocalProtocolError(Http1Error, errors.LocalProtocolError):
     """The caller asked for something HTTP/1.1 cannot say, or used a decoder out of turn."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(500, reason)
-        self.args = (reason,)
+        errors.LocalProtocolError.__init__(self, reason)
+        self.status = 500
