@@ -31,8 +31,8 @@ smartproxy is running on examples/quickstart.toml. Try, in another terminal, fro
   # a redirect to HTTPS
   curl -i -H 'Host: demo.localhost' http://127.0.0.1:8080/secure/page
 
-  # TLS ends at the proxy
-  curl --cacert .run/quickstart/ca.pem --resolve secure.localhost:8443:127.0.0.1 https://secure.localhost:8443/
+  # TLS ends at the proxy; the answer comes over HTTP/2, and its alt-svc line offers HTTP/3
+  curl -i --cacert .run/quickstart/ca.pem --resolve secure.localhost:8443:127.0.0.1 https://secure.localhost:8443/
 
   # TLS passes through to the backend, routed by its name
   curl --cacert .run/quickstart/ca.pem --resolve passthrough.localhost:8443:127.0.0.1 https://passthrough.localhost:8443/

@@ -57,6 +57,8 @@ def test_the_printed_lines_work(printed_lines: list[str]) -> None:
     assert "301 Moved Permanently" in answer
     assert "location: https://secure.localhost:8443/secure/page" in answer
     answer = paste(secure)
+    assert answer.startswith("HTTP/2 200")
+    assert 'alt-svc: h3=":8443"; ma=86400' in answer
     assert "Hello from backend one" in answer or "Hello from backend two" in answer
     assert "x-forwarded-proto: https" in answer
     assert "Hello from backend three (its own TLS)" in paste(passthrough)
