@@ -167,9 +167,11 @@ class Http2WebSocket(WebSocketClient):
                 self.subprotocol = None if subprotocol is None else subprotocol.decode()
             elif isinstance(event, h2.events.DataReceived):
                 self._http2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-                self._websocket.receive_data(event.data)
+                if event.data:
+                    # An empty frame may only end the stream, behind the Close.
+                    self._websocket.receive_data(event.data)
                 self._events += self._websocket.events()
-            elif isinstance(event, h2.events.StreamEnded):
+            elif isinstance(event, h2.events.StreamEnded) and not self._events:
                 self._flush()
                 raise WebSocketClosed("end of stream")
             elif isinstance(event, h2.events.StreamReset):

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from aioquic import tls
 from aioquic.h3.connection import H3Connection
 from aioquic.h3.events import DataReceived as RawData
 from aioquic.h3.events import HeadersReceived as RawHeaders
@@ -31,6 +32,7 @@ from smartproxy.core.wire.http3 import (
     available_engines,
     frames,
 )
+from smartproxy.core.wire.http3.aioquic_family import parse_identity
 from smartproxy.core.wire.http3.errors import RefusedRequest, StreamError
 from smartproxy.core.wire.http3.frames import MAX_VARINT, decode_varint, encode_varint
 from smartproxy.core.wire.http3.heads import RequestHeads, decode_request
@@ -478,9 +480,9 @@ def test_raw_aioquic_as_a_server(sizes: list[int], faults: Faults, seed: int) ->
     client = Client(network, client_parameters(seed=seed))
     header_id = client.send(0.0)[0][0][6:14]
     configuration = QuicConfiguration(is_client=False, alpn_protocols=["h3"])
-    parsed: Any = _aioquic_identity()
-    configuration.certificate, configuration.private_key = parsed[0][0], parsed[1]
-    configuration.certificate_chain = parsed[0][1:]
+    chain, private_key = parse_identity(identity(SERVER_NAME), "aioquic", tls)
+    configuration.certificate, configuration.private_key = chain[0], private_key
+    configuration.certificate_chain = chain[1:]
     quic = QuicConnection(configuration=configuration, original_destination_connection_id=header_id)
     RawPeer(network, quic, SERVER_ADDRESS)
     assert network.run_until(lambda: client.is_ready, 60), client.events
@@ -493,9 +495,3 @@ def test_raw_aioquic_as_a_server(sizes: list[int], faults: Faults, seed: int) ->
         lambda: all(trailer_of(client.events, stream_id) is not None for stream_id in plans), 300
     )
     assert {stream_id: client.content(stream_id) for stream_id in plans} == plans
-
-
-def _aioquic_identity() -> object:
-    from smartproxy.core.wire.http3.aioquic_engine import parse_identity
-
-    return parse_identity(identity(SERVER_NAME))

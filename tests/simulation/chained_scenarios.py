@@ -165,8 +165,7 @@ async def _multiplexed(
     is_steady = sim.random.random() < 0.3
     front = front_config(protocol, with_tls=config["with_tls"], limits=_limits(sim))
     world = World(sim, front, STEADY if is_steady else None)
-    # A request refused because it came before the limit was known may fail: not all can be sent again.
-    config["limits"] = {} if is_steady else _limits(sim)
+    config["limits"] = _limits(sim)
     inner = world.start(inner_config(**config))
     traffic = (steady_class if is_steady else traffic_class)(sim, world)
     traffic.start_backends()
@@ -189,8 +188,7 @@ async def multiplexed_http2(sim: Simulation) -> None:
 async def multiplexed_http3(sim: Simulation) -> None:
     """The same over HTTP/3, whose datagrams are lost, doubled and overtaken."""
     quic = {"max_idle_timeout": sim.random.choice((2, 30)), "zero_rtt": sim.random.random() < 0.5}
-    # A GOAWAY of HTTP/3 names the last request at once: one on its way is refused, and has to be sent again.
-    await _multiplexed(sim, "http3", ChainedTraffic, RepeatableTraffic, with_tls=True, quic=quic)
+    await _multiplexed(sim, "http3", ChainedTraffic, SteadyTraffic, with_tls=True, quic=quic)
 
 
 async def alternative_services(sim: Simulation) -> None:

@@ -97,6 +97,8 @@ class FakeMultiplexed:
         self.opened_at = hand.context.now
         self.open_streams = 0
         self.limit = hand.stream_limit
+        #: Until SETTINGS come, or are overdue, an HTTP/2 connection has one stream.
+        self.holds_back_streams = version == 20 and hand.settings_come_later
         self.takes_extended_connect: bool | None = None
         self.is_leaving = False
         self.is_gone = False
@@ -108,7 +110,8 @@ class FakeMultiplexed:
 
     @property
     def free_streams(self) -> int:
-        return 0 if self.is_leaving else max(0, self.limit - self.open_streams)
+        limit = min(self.limit, 1) if self.holds_back_streams else self.limit
+        return 0 if self.is_leaving else max(0, limit - self.open_streams)
 
     def open_stream(self) -> FakeStream:
         assert self.has_begun
@@ -138,9 +141,16 @@ class FakeMultiplexed:
     def announce(self, *, limit: int | None = None, extended: bool = False) -> None:
         """SETTINGS come."""
         self.takes_extended_connect = extended
+        self.holds_back_streams = False
         if limit is not None:
             self.limit = limit
         self._owner.stream_room(self)
+
+    def be_late_with_settings(self) -> None:
+        """They have been waited for long enough."""
+        if self.holds_back_streams:
+            self.holds_back_streams = False
+            self._owner.stream_room(self)
 
     def go_away(self) -> None:
         if not self.is_leaving:
@@ -262,6 +272,7 @@ class PoolByHand:
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
         stream_limit: int = 100,
+        settings_come_later: bool = False,
     ) -> None:
         monkeypatch.setattr(connecting, "Dial", self._new_dial)
         monkeypatch.setattr(connecting, "QuicDial", self._new_quic_dial)
@@ -271,6 +282,7 @@ class PoolByHand:
         self.cancelled_dials = 0
         self.multiplexed: list[FakeMultiplexed] = []
         self.stream_limit = stream_limit
+        self.settings_come_later = settings_come_later
         self.endpoint = Endpoint(
             "10.0.0.1",
             443,

@@ -11,6 +11,7 @@ from engine_http2_by_hand import Http2End, http2_backend, http2_client
 
 from smartproxy.core.configuration import BackendProtocol, Configuration, ForwardAction, Limits, Timeouts
 from smartproxy.core.failure import LostReason
+from smartproxy.core.http.http2_client import SETTINGS_GRACE_S
 from smartproxy.core.ops import OpenStream
 from smartproxy.core.wire.http2 import DEFAULT_LIMITS, ErrorCode, frames
 
@@ -97,7 +98,7 @@ def test_the_backends_limit_of_streams_is_kept(hand: EngineByHand) -> None:
     while opening := [each for each in hand.pending.values() if isinstance(each, OpenStream)]:
         backends += [Http2End(hand.open(each), client=False, settings=two) for each in opening]
     under_way = {backend: backend.new_streams() for backend in backends}
-    # What was sent before a connection's SETTINGS came may be more (RFC 9113 §5.1.2), never afterwards.
+    assert all(len(ids) <= 2 for ids in under_way.values())
     assert len(under_way[backends[0]]) == 2
     assert sum(map(len, under_way.values())) == 7
     for backend, ids in under_way.items():
@@ -109,6 +110,50 @@ def test_the_backends_limit_of_streams_is_kept(hand: EngineByHand) -> None:
     assert all(len(backend.new_streams()) <= 2 for backend in backends)
     for client in clients:
         client.reset()
+
+
+def heads_sent(backend: End) -> int:
+    """How many HEADERS frames a backend that has said nothing yet has been sent since the last time."""
+    sent = backend.take().removeprefix(frames.PREFACE)
+    count = 0
+    while sent:
+        count += sent[3] == frames.HEADERS
+        sent = sent[9 + int.from_bytes(sent[:3], "big") :]
+    return count
+
+
+@pytest.mark.parametrize("settings_come", [True, False])
+def test_a_new_connection_gets_one_request_until_its_settings_are_here(
+    hand: EngineByHand, settings_come: bool
+) -> None:
+    clients = [hand.connect(data=request("GET", f"/{number}")) for number in range(5)]
+    backend = hand.open()
+    assert heads_sent(backend) == 1
+    clients.append(hand.connect(data=request("GET", "/later")))
+    hand.advance(SETTINGS_GRACE_S - 0.1)
+    assert heads_sent(backend) == 0
+    assert not [each for each in hand.pending.values() if isinstance(each, OpenStream)]
+    if settings_come:
+        backend.send(frames.encode_settings({frames.SETTING_MAX_CONCURRENT_STREAMS: 4}))
+        assert heads_sent(backend) == 3
+        # For those who found no room there.
+        assert len([each for each in hand.pending.values() if isinstance(each, OpenStream)]) == 1
+    else:
+        hand.advance(0.2)
+        assert heads_sent(backend) == 5
+    for client in clients:
+        client.reset()
+
+
+def test_a_request_waiting_for_settings_outlives_the_connection(hand: EngineByHand) -> None:
+    clients = [hand.connect(data=request("POST", f"/{number}", "Content-Length: 0")) for number in range(2)]
+    backend = hand.open()
+    assert heads_sent(backend) == 1
+    backend.reset()
+    assert status(clients[0]) == 502
+    other = http2_backend(hand)
+    other.respond(other.new_stream())
+    assert status(clients[1]) == 200
 
 
 def test_a_connection_is_kept_for_a_while_and_closed_with_a_goaway(hand: EngineByHand) -> None:

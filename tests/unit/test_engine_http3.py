@@ -33,6 +33,8 @@ from smartproxy.testing.http3_network import SERVER_NAME
 CHUNK = b"x" * 16384
 WINDOW_BYTES = DEFAULT_LIMITS.stream_window_bytes
 TO_HTTP1 = http3_configuration(http3_route("app", target()))
+_ANNOUNCED = (1 << 62) - 8
+"""The last stream of a GOAWAY that excludes none."""
 MORE = b"HTTP/1.1 200 OK\r\nContent-Length: 2000000\r\n\r\n"
 
 
@@ -461,7 +463,7 @@ def test_draining_finishes_what_is_under_way(how: str) -> None:
     # It hears first, and has a moment to leave by itself.
     assert idle.goaways
     assert not idle.has_ended()
-    world.let_pass(1.5)
+    world.let_pass(2.5)
     assert idle.ended is not None
     assert idle.ended.error_code == ErrorCode.H3_NO_ERROR
     assert client.goaways
@@ -479,6 +481,45 @@ def test_draining_finishes_what_is_under_way(how: str) -> None:
     world.settle()
 
 
+def test_a_request_on_its_way_when_draining_begins_is_served() -> None:
+    world = Http3World(TO_HTTP1)
+    client, stream_id, backend = begun(world)
+    backend.send(response())
+    assert client.stream(stream_id).data == b"hello"
+    world.hand.configure(http3_configuration(http3_route("app", target("10.0.0.2"))))
+    # It has not heard, and what it sends cannot be sent again.
+    late = client.request(b"POST", b"/", body=b"once")
+    assert client.goaways == [_ANNOUNCED]
+    world.let_pass(1.2)
+    assert client.goaways == [_ANNOUNCED, late]
+    assert not client.has_ended()
+    answering = world.hand.open() if world.hand.pending else backend
+    answering.take()
+    answering.send(response())
+    seen = client.stream(late)
+    assert (seen.status, seen.data) == (200, b"hello")
+    world.let_pass(1.5)
+    assert client.ended is not None
+    assert client.ended.error_code == ErrorCode.H3_NO_ERROR
+    world.settle()
+
+
+def test_a_farewell_follows_the_final_goaway() -> None:
+    world = Http3World(TO_HTTP1)
+    client = world.client()
+    world.hand.configure(http3_configuration(http3_route("app", target("10.0.0.2"))))
+    world.let_pass(0.9)
+    assert client.goaways == [_ANNOUNCED]
+    world.let_pass(0.2)
+    assert client.goaways == [_ANNOUNCED, 0]
+    world.let_pass(0.8)
+    assert not client.has_ended()
+    world.let_pass(0.4)
+    assert client.ended is not None
+    assert world.hand.engine.connection_count == 0
+    world.settle()
+
+
 def test_a_handshake_under_way_when_draining_begins() -> None:
     world = Http3World(TO_HTTP1)
     late = Http3Client(world)
@@ -487,7 +528,7 @@ def test_a_handshake_under_way_when_draining_begins() -> None:
     world.hand.drain()
     world.run()
     assert late.goaways
-    world.let_pass(1.5)
+    world.let_pass(2.5)
     assert late.ended is not None
     assert world.hand.engine.connection_count == 0
     world.settle()
@@ -538,7 +579,7 @@ def test_a_connection_of_a_great_age_is_drained() -> None:
         backend.send(response())
     assert client.stream(stream_id).data == b"hello"
     assert client.goaways
-    world.let_pass(1.5)
+    world.let_pass(2.5)
     assert client.ended is not None
     assert client.ended.error_code == ErrorCode.H3_NO_ERROR
     world.settle()

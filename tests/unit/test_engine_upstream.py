@@ -243,6 +243,24 @@ def test_when_every_host_refuses_the_last_failure_is_told() -> None:
     hand.settle()
 
 
+def test_no_host_is_blamed_for_what_the_proxy_has_run_out_of() -> None:
+    hand = EngineByHand(plain_forward("10.0.0.1", "10.0.0.2"))
+    client = hand.connect()
+    for _ in range(4):
+        client.send(request())
+        tried = {hand.operation().address[0]}
+        hand.fail(LostReason.RESOURCE_EXHAUSTED)
+        tried.add(hand.operation().address[0])
+        hand.fail(LostReason.RESOURCE_EXHAUSTED)
+        assert tried == {"10.0.0.1", "10.0.0.2"}
+        assert client.take().startswith(b"HTTP/1.1 503 ")
+    assert "host_ejected" not in hand.events("upstream")
+    client.send(request())
+    hand.open().send(response())
+    assert client.take().endswith(b"hello")
+    hand.settle()
+
+
 def test_no_healthy_host_is_a_503() -> None:
     hand = EngineByHand(plain_forward())
     client = hand.connect()

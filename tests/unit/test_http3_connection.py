@@ -38,6 +38,7 @@ from smartproxy.core.wire.http3 import (
     available_engines,
 )
 from smartproxy.core.wire.http3.aioquic_engine import AioquicEngine
+from smartproxy.core.wire.http3.connection_state import GO_AWAY_ANNOUNCED_S
 from smartproxy.testing.http3_network import (
     SERVER_NAME,
     Client,
@@ -180,25 +181,68 @@ def test_a_server_that_resets(world: World) -> None:
 def test_a_server_going_away(world: World) -> None:
     first = world.request()
     world.there.go_away(world.now)
-    late = world.here.send_request(get(b"/late"), end_stream=True)
+    on_its_way = world.here.send_request(post(b"/on-its-way"), end_stream=False)
     world.until(lambda: world.got(GoAwayReceived))
-    [going] = world.got(GoAwayReceived)
-    assert (going.last_stream_id, going.unprocessed_stream_ids) == (first, [late])
+    [announced] = world.got(GoAwayReceived)
+    assert announced.last_stream_id > 1 << 61
+    assert announced.unprocessed_stream_ids == []
     assert world.here.max_outbound_streams == 0
     with pytest.raises(LocalProtocolError):
         world.here.send_request(get(), end_stream=True)
-    assert (world.there.drained, world.here.drained) == (False, False)
-    world.there.send_response(first, ok(), end_stream=True)
-    world.until(lambda: world.got(ResponseReceived))
+    world.here.send_data(on_its_way, b"all", world.now, end_stream=True)
+    world.until(lambda: len(world.got(GoAwayReceived)) == 2, GO_AWAY_ANNOUNCED_S + 0.5)
+    final = world.got(GoAwayReceived)[1]
+    assert (final.last_stream_id, final.unprocessed_stream_ids) == (on_its_way, [])
+    assert [event.data for event in world.server_got(DataReceived)] == [b"all"]
+    for stream_id in (first, on_its_way):
+        assert (world.there.drained, world.here.drained) == (False, False)
+        world.there.send_response(stream_id, ok(), end_stream=True)
+    world.until(lambda: len(world.got(ResponseReceived)) == 2)
     assert (world.there.drained, world.here.drained) == (True, True)
 
 
-def test_a_request_after_going_away_is_rejected_by_its_stream(world: World) -> None:
+def test_a_server_is_drained_when_it_has_said_what_it_serves(world: World) -> None:
     world.there.go_away(world.now)
-    world.here.send_request(get(b"/late"), end_stream=True)
-    world.network.run_for(0.5)
-    assert not world.server_got(RequestReceived)
+    world.network.run_for(GO_AWAY_ANNOUNCED_S - 0.1)
+    assert not world.there.drained
+    world.network.run_for(0.2)
+    assert world.there.drained
+    assert [event.last_stream_id for event in world.got(GoAwayReceived)] == [(1 << 62) - 8, 0]
+
+
+def test_a_server_asked_again_goes_away_at_once(world: World) -> None:
+    first = world.request()
+    world.there.go_away(world.now)
+    world.there.go_away(world.now)
+    world.there.go_away(world.now)
+    late = world.here.send_request(get(b"/late"), end_stream=True)
+    world.network.run_for(GO_AWAY_ANNOUNCED_S + 0.5)
+    # Both came at once, and the last one counts.
+    [going] = world.got(GoAwayReceived)
+    assert (going.last_stream_id, going.unprocessed_stream_ids) == (first, [late])
+    assert len(world.server_got(RequestReceived)) == 1
     assert not world.server_got(ConnectionEnded)
+
+
+def test_a_client_going_away_says_so_once(world: World) -> None:
+    stream_id = world.request()
+    world.here.go_away(world.now)
+    world.here.go_away(world.now)
+    with pytest.raises(LocalProtocolError):
+        world.here.send_request(get(), end_stream=True)
+    assert not world.here.drained
+    world.there.send_response(stream_id, ok(), end_stream=True)
+    world.until(lambda: world.here.drained)
+    world.network.run_for(0.2)
+    assert len(world.server_got(GoAwayReceived)) == 1
+
+
+def test_a_connection_that_ends_while_going_away_has_no_timer_left(world: World) -> None:
+    world.there.go_away(world.now)
+    world.there.close()
+    world.network.run_for(20.0)
+    assert world.there.get_timer() is None
+    assert len(world.server.endpoint) == 0
 
 
 def test_closing_reaches_the_other_side(world: World) -> None:

@@ -41,6 +41,7 @@ class PoolMachine(RuleBasedStateMachine):
         mode=st.sampled_from([*[BackendProtocol.AUTO] * 4, *BackendProtocol]),
         tls=st.sampled_from([True, True, True, False]),
         stream_limit=st.integers(0, 3),
+        settings_come_later=st.booleans(),
         connections=st.integers(1, CONNECTIONS),
         pending=st.integers(0, 6),
         learns=st.sampled_from(["", "http2", "http2 http3", "http3"]),
@@ -50,6 +51,7 @@ class PoolMachine(RuleBasedStateMachine):
         mode: BackendProtocol,
         tls: bool,
         stream_limit: int,
+        settings_come_later: bool,
         connections: int,
         pending: int,
         learns: str,
@@ -61,6 +63,7 @@ class PoolMachine(RuleBasedStateMachine):
             limits=Limits(pool_connections_per_host=connections, pending_per_host=pending),
             timeouts=Timeouts(lifetime_s=100.0, pool_idle_s=20.0),
             stream_limit=stream_limit,
+            settings_come_later=settings_come_later,
         )
         if "http2" in learns:
             self.acquirers.append(self.hand.ask())
@@ -138,6 +141,11 @@ class PoolMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.alive)
     @rule(which=index)
+    def be_late_with_settings(self, which: int) -> None:
+        self._connection(which).be_late_with_settings()
+
+    @precondition(lambda self: self.alive)
+    @rule(which=index)
     def go_away(self, which: int) -> None:
         self._connection(which).go_away()
 
@@ -209,7 +217,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert (
                 hand.dials
                 or hand.pool.open_count >= limits.pool_connections_per_host
-                or any(not connection.open_streams for connection in self.alive)
+                or any(c.holds_back_streams or not c.open_streams for c in self.alive)
             )
 
     def _with_room(self) -> list[FakeMultiplexed]:

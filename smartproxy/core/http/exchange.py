@@ -210,11 +210,11 @@ class Exchange(Answer):
         self._release_host()
         if failure.source is FailureSource.BACKEND:
             self._note_health(choice.group.report_connect_failure(choice.host, self._context.now), choice)
-            # Nothing was sent, so another host may have the request (RFC 9110 §9.2.2).
-            if selection.exclude(choice.host):
-                self._failure = failure
-                selection.choose()
-                return
+        # Nothing was sent, so another host may have the request (RFC 9110 §9.2.2).
+        if (failure.source is FailureSource.BACKEND or failure.retryable) and selection.exclude(choice.host):
+            self._failure = failure
+            selection.choose()
+            return
         self._unavailable(failure)
 
     # From the client.

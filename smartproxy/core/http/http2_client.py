@@ -11,11 +11,20 @@ from smartproxy.core.timers import Timer
 from smartproxy.core.upstream.multiplexed import MultiplexedOwner
 from smartproxy.core.wire.http2 import DEFAULT_LIMITS, Http2Connection, Http2Limits
 
+STREAMS_BEFORE_SETTINGS = 1
+"""Requests a new connection gets before the backend has said how many it takes at once.
+
+What is sent beyond that is refused (RFC 9113 §5.1.2), and not all of it can be sent again. The
+SETTINGS are a server's first frame, and come within a round trip.
+"""
+SETTINGS_GRACE_S = 1.0
+"""How long SETTINGS are waited for with the other requests, which then go by the protocol's own rule: no limit."""
+
 
 class Http2Client(MultiplexedBackend):
     """A pool's connection over a fresh byte stream, TLS with ALPN or prior knowledge."""
 
-    __slots__ = ("_http2", "_timer")
+    __slots__ = ("_grace_is_over", "_grace_timer", "_http2", "_timer")
 
     def __init__(
         self,
@@ -29,9 +38,28 @@ class Http2Client(MultiplexedBackend):
         self._http2 = Http2Transport(context, wire, stream, link, FailureSource.BACKEND)
         super().__init__(context, self._http2, owner)
         self._timer = Timer(self._look_around)
+        self._grace_timer = Timer(self._end_grace)
+        self._grace_is_over = False
+
+    @property
+    def free_streams(self) -> int:
+        free = super().free_streams
+        if self.holds_back_streams:
+            return min(free, max(STREAMS_BEFORE_SETTINGS - self.open_streams, 0))
+        return free
+
+    @property
+    def holds_back_streams(self) -> bool:
+        return not self._has_settings and not self._grace_is_over
 
     def begin(self) -> None:
+        self.context.set_timer(self._grace_timer, SETTINGS_GRACE_S)
         self._http2.begin(self)
+
+    def _end_grace(self) -> None:
+        if not self._has_settings and not self._is_gone:
+            self._grace_is_over = True
+            self._owner.stream_room(self)
 
     def drain(self) -> None:
         if not self._http2.closed:
@@ -57,3 +85,4 @@ class Http2Client(MultiplexedBackend):
 
     def _close(self) -> None:
         self.context.timers.cancel(self._timer)
+        self.context.timers.cancel(self._grace_timer)

@@ -12,12 +12,13 @@ from smartproxy.core.http.multiplexed.server import MultiplexedServer
 from smartproxy.core.records import Level
 from smartproxy.core.timers import Timer
 from smartproxy.core.wire.http3 import ConnectionEnded, Http3Connection, Http3Event
+from smartproxy.core.wire.http3.connection_state import GO_AWAY_ANNOUNCED_S
 
 if TYPE_CHECKING:
     from smartproxy.core.downstream.quic_listener import QuicListener
 
 FAREWELL_S = 1.0
-"""From a GOAWAY, and from the last response, to the earliest close.
+"""From the final GOAWAY, and from the last response, to the earliest close.
 
 CONNECTION_CLOSE ends retransmission (RFC 9000 §10.2), so what was sent last has this long to arrive, a
 request on its way to be told from one that was served (RFC 9114 §5.2), and the client to leave by itself.
@@ -56,7 +57,7 @@ class Http3Server(MultiplexedServer):
     def stream_over(self, stream_id: int) -> None:
         super().stream_over(stream_id)
         self._idle_since = self.context.now
-        self._stays_until = self._idle_since + FAREWELL_S
+        self._stays_until = max(self._stays_until, self._idle_since + FAREWELL_S)
         self._unsettled.add(stream_id)
         if len(self._unsettled) > _MOST_UNSETTLED_STREAMS:
             self._forget_settled()
@@ -67,19 +68,20 @@ class Http3Server(MultiplexedServer):
 
     def close_if_drained(self) -> None:
         """Close once GOAWAY has been said and heard, and every response has gone out."""
-        if self.streams or not self._http3.drained or self._http3.ended:
+        http3 = self._http3
+        if self.streams or http3.ended or not (self.retiring or http3.drained):
             return
         now = self.context.now
         self._forget_settled()
-        if self._unsettled or now < self._stays_until:
+        if self._unsettled or now < self._stays_until or not http3.drained:
             self.context.timers.set(self._timer, max(self._stays_until, now + _UNSETTLED_CHECK_S))
         else:
-            self._http3.close()
+            http3.close()
             self.flush_soon()
 
     def _look_around(self) -> None:
         """The farewell may be over, or the client idle: PINGs keep QUIC's own idle timeout from telling."""
-        if self._http3.drained:
+        if self.retiring or self._http3.drained:
             self.close_if_drained()
             return
         timeouts = self.client.timeouts
@@ -102,7 +104,7 @@ class Http3Server(MultiplexedServer):
     def retire(self) -> None:
         if not self.retiring:
             self.retiring = True
-            self._stays_until = self.context.now + FAREWELL_S
+            self._stays_until = self.context.now + GO_AWAY_ANNOUNCED_S + FAREWELL_S
             self._http3.go_away(self.context.now)
             self.close_if_drained()
             self.flush_soon()

@@ -209,7 +209,11 @@ class Waits:
             and pool.may_multiplex
             and (is_forced or (pool.shares_dials and not ticket.for_websocket and not ticket.only_http1))
         )
-        if shares and (self._shared is not None or pool.multiplexed.has_unused(HTTP2, ticket.opened_since)):
+        if shares and (
+            self._shared is not None
+            or pool.multiplexed.has_unused(HTTP2, ticket.opened_since)
+            or pool.multiplexed.hold_back_streams(HTTP2, ticket.opened_since)
+        ):
             return
         if not pool.has_room(over_limit=ticket.over_limit):
             return

@@ -16,7 +16,7 @@ from smartproxy.core.timers import Timer
 from smartproxy.core.upstream.resolver import Lookup, Resolver
 from smartproxy.core.wire.tls import TlsStream
 
-CONNECT_FAILURES = {
+_OPEN_FAILURES = {
     LostReason.REFUSED: FailureCode.CONNECTION_REFUSED,
     LostReason.TIMED_OUT: FailureCode.CONNECTION_TIMEOUT,
     LostReason.UNREACHABLE: FailureCode.DESTINATION_IP_UNROUTABLE,
@@ -40,6 +40,17 @@ class Endpoint:
         if self.port == UNIX_PORT:
             return f"unix:{self.host}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def open_failure(result: OperationFailed, host: str) -> Failure:
+    """Why no socket to `host` could be had. What this machine has run out of tells nothing of the backend."""
+    ours = result.reason is LostReason.RESOURCE_EXHAUSTED
+    return Failure(
+        FailureSource.PROXY if ours else FailureSource.BACKEND,
+        _OPEN_FAILURES.get(result.reason, FailureCode.DESTINATION_UNAVAILABLE),
+        f"{host}: {result.detail or result.reason.value}",
+        retryable=True,
+    )
 
 
 def interleave_families(addresses: tuple[str, ...]) -> list[str]:
@@ -66,7 +77,6 @@ class Dial:
         "_attempts",
         "_context",
         "_endpoint",
-        "_last_failure",
         "_link",
         "_lookup",
         "_new_link",
@@ -105,7 +115,6 @@ class Dial:
         self._on_failed = on_failed
         self._addresses: list[str] = []
         self._attempts: dict[int, Link] = {}
-        self._last_failure: Failure | None = None
         self._link: Link | None = None
         self._stream: ByteStream | None = None
         self._lookup: Lookup | None = None
@@ -181,13 +190,10 @@ class Dial:
             self._opened(operation.link)
             return
         assert isinstance(result, OperationFailed)
-        code = CONNECT_FAILURES.get(result.reason, FailureCode.DESTINATION_UNAVAILABLE)
-        detail = f"{operation.address[0]}: {result.detail or result.reason.value}"
-        self._last_failure = Failure(FailureSource.BACKEND, code, detail, retryable=True)
         if self._addresses:
             self._try_next_address()
         elif not self._attempts:
-            self._fail(self._last_failure)
+            self._fail(open_failure(result, operation.address[0]))
 
     def _withdraw_attempts(self) -> None:
         for operation_id in self._attempts:

@@ -27,6 +27,10 @@ class MultiplexedClient(Protocol):
         """How many more may be opened now; 0 for good once either side is going away."""
 
     @property
+    def holds_back_streams(self) -> bool:
+        """Whether the backend's limit is awaited, for a moment; `stream_room` says when that is over."""
+
+    @property
     def takes_extended_connect(self) -> bool | None:
         """Whether the backend has announced it (RFC 8441, RFC 9220); None: its SETTINGS are not here yet."""
 

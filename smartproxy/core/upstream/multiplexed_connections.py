@@ -176,6 +176,10 @@ class MultiplexedConnections:
         """Whether one has said that it takes no extended CONNECT."""
         return any(c.takes_extended_connect is False for c in self._candidates(version, opened_since))
 
+    def hold_back_streams(self, version: int, opened_since: float = -inf) -> bool:
+        """Whether one may have room in a moment, so that no other is to be dialled."""
+        return any(c.holds_back_streams for c in self._candidates(version, opened_since))
+
     def has_unused(self, version: int, opened_since: float = -inf) -> bool:
         """Whether one has no stream. Where it has no room either, another connection would be no better."""
         return any(not c.open_streams for c in self._candidates(version, opened_since))

@@ -10,12 +10,12 @@ from math import inf
 from smartproxy.core.configuration import OriginTls, Timeouts
 from smartproxy.core.context import Context
 from smartproxy.core.datagrams import DEAF, Datagram, DatagramLink
-from smartproxy.core.failure import Failure, FailureCode, FailureSource, LostReason
+from smartproxy.core.failure import Failure, FailureCode, FailureSource
 from smartproxy.core.ops import Address, OpenDatagrams, Opened, OperationFailed, Result
 from smartproxy.core.records import Level
 from smartproxy.core.timers import Timer
 from smartproxy.core.upstream.attempts import Attempt
-from smartproxy.core.upstream.dial import CONNECT_FAILURES, interleave_families
+from smartproxy.core.upstream.dial import interleave_families, open_failure
 from smartproxy.core.upstream.multiplexed import MultiplexedClient, MultiplexedOwner
 from smartproxy.core.upstream.resolver import Lookup, Resolver
 from smartproxy.core.wire.http3 import (
@@ -85,7 +85,6 @@ class QuicDial:
         "_context",
         "_expires_at",
         "_handshakes",
-        "_last_failure",
         "_lookup",
         "_on_connected",
         "_on_failed",
@@ -125,7 +124,6 @@ class QuicDial:
         self._trust: ServerTrust | None = None
         self._addresses: list[str] = []
         self._handshakes: list[_Handshake] = []
-        self._last_failure: Failure | None = None
         self._lookup: Lookup | None = None
         self._timer = Timer(self._timer_fired)
         self.done = False
@@ -212,7 +210,6 @@ class QuicDial:
 
     def handshake_failed(self, handshake: _Handshake, failure: Failure) -> None:
         self._handshakes.remove(handshake)
-        self._last_failure = failure
         if self._addresses:
             self._try_next_address()
         elif not self._handshakes:
@@ -298,13 +295,7 @@ class _Handshake:
         if not isinstance(result, Opened):
             assert isinstance(result, OperationFailed)
             self._done = True
-            code = CONNECT_FAILURES.get(result.reason, FailureCode.DESTINATION_UNAVAILABLE)
-            ours = result.reason is LostReason.RESOURCE_EXHAUSTED
-            detail = f"{self._address[0]}: {result.detail or result.reason.value}"
-            self._dial.handshake_failed(
-                self,
-                Failure(FailureSource.PROXY if ours else FailureSource.BACKEND, code, detail, retryable=True),
-            )
+            self._dial.handshake_failed(self, open_failure(result, self._address[0]))
             return
         self._link.handler = self
         parameters = ClientParameters(self._quic.limits, self._trust, self._context.env.entropy)

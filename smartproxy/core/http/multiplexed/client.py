@@ -54,6 +54,11 @@ class MultiplexedBackend(MultiplexedSession[RequestedStream]):
         return max(self.wire.max_outbound_streams - self.open_streams, 0)
 
     @property
+    def holds_back_streams(self) -> bool:
+        """Whether there may be more `free_streams` soon, because the backend's limit is not known yet."""
+        return False
+
+    @property
     def takes_extended_connect(self) -> bool | None:
         """Whether the backend has announced it; None: its SETTINGS are not here yet."""
         return self.wire.peer_takes_extended_connect if self._has_settings else None

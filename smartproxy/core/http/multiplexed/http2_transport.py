@@ -18,7 +18,6 @@ HTTP2_CODES = ResetCodes(
     internal_error=ErrorCode.INTERNAL_ERROR,
     cancelled=ErrorCode.CANCEL,
     rejected=ErrorCode.REFUSED_STREAM,
-    connect_error=ErrorCode.CONNECT_ERROR,
     earlier_version_required=ErrorCode.HTTP_1_1_REQUIRED,
 )
 

@@ -15,7 +15,6 @@ HTTP3_CODES = ResetCodes(
     internal_error=ErrorCode.H3_INTERNAL_ERROR,
     cancelled=ErrorCode.H3_REQUEST_CANCELLED,
     rejected=ErrorCode.H3_REQUEST_REJECTED,
-    connect_error=ErrorCode.H3_CONNECT_ERROR,
     earlier_version_required=ErrorCode.H3_VERSION_FALLBACK,
 )
 

@@ -22,7 +22,6 @@ class ResetCodes:
     internal_error: int
     cancelled: int
     rejected: int
-    connect_error: int
     earlier_version_required: int
 
 

@@ -1,11 +1,21 @@
-"""Counting what costs us more than it costs the peer."""
+"""What of an HTTP/2 peer's doings is counted, and what too many of them come to."""
 
 from __future__ import annotations
 
 from smartproxy.core.wire.http2.errors import ErrorCode, RemoteProtocolError
 from smartproxy.core.wire.http2.limits import Http2Limits
+from smartproxy.core.wire.window_counters import RESETS, WindowCounters
 
-RESETS = 0
+__all__ = [
+    "EMPTY_DATA",
+    "IGNORED_FRAMES",
+    "PINGS",
+    "PRIORITIES",
+    "RESETS",
+    "SETTINGS_FRAMES",
+    "AbuseCounters",
+]
+
 PINGS = 1
 SETTINGS_FRAMES = 2
 EMPTY_DATA = 3
@@ -31,45 +41,29 @@ _MAX_PING_CREDIT = 100
 _SIZEABLE_BYTES = 512
 
 
-class AbuseCounters:
+class AbuseCounters(WindowCounters):
     """Frames per window of time. `count` raises ENHANCE_YOUR_CALM for one too many."""
 
-    __slots__ = (
-        "_counts", "_limits", "_ping_credit", "_window_ends_at", "_window_s", "_window_update_credit",
-    )  # fmt: skip
+    __slots__ = ("_ping_credit", "_window_update_credit")
 
     def __init__(self, limits: Http2Limits) -> None:
-        self._window_s = limits.window_s
-        self._window_ends_at = 0.0
-        self._limits = (
-            limits.resets,
-            limits.pings,
-            limits.settings,
-            limits.empty_data,
-            limits.window_updates,
-            limits.priorities,
-            limits.ignored_frames,
+        super().__init__(
+            limits.window_s,
+            (
+                limits.resets,
+                limits.pings,
+                limits.settings,
+                limits.empty_data,
+                limits.window_updates,
+                limits.priorities,
+                limits.ignored_frames,
+            ),
         )
-        self._counts = [0] * len(self._limits)
         self._window_update_credit = 0
         self._ping_credit = 0
 
-    def advance(self, now: float) -> None:
-        """Begin a new window if the last one is over."""
-        if now >= self._window_ends_at:
-            self._window_ends_at = now + self._window_s
-            self._counts = [0] * len(self._limits)
-
-    def count(self, kind: int) -> None:
-        """One more of `kind`. Raises RemoteProtocolError."""
-        self._counts[kind] += 1
-        if self._counts[kind] > self._limits[kind]:
-            raise RemoteProtocolError(ErrorCode.ENHANCE_YOUR_CALM, _REASONS[kind])
-
-    def exchange_completed(self) -> None:
-        """An exchange ran to its end: one reset more is a matter of course."""
-        if self._counts[RESETS]:
-            self._counts[RESETS] -= 1
+    def _too_many(self, kind: int) -> RemoteProtocolError:
+        return RemoteProtocolError(ErrorCode.ENHANCE_YOUR_CALM, _REASONS[kind])
 
     def data_sent(self, frame_bytes: int) -> None:
         """A DATA frame went out that deserves a PING, and its WINDOW_UPDATEs if it is sizeable."""

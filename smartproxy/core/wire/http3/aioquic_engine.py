@@ -6,11 +6,9 @@ data come from the system's entropy, and certificate dates are compared with the
 
 from __future__ import annotations
 
-import dataclasses
-import ssl
 from collections.abc import Callable
 from hmac import compare_digest
-from typing import Any
+from typing import Any, Final
 
 from aioquic import tls
 from aioquic._buffer import Buffer
@@ -33,12 +31,15 @@ from aioquic.quic.stream import QuicStream
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from smartproxy.core.ops import Address
-from smartproxy.core.wire.http3.credentials import (
-    IdentityForName,
-    ServerIdentity,
-    SessionTicket,
-    SessionTicketStore,
+from smartproxy.core.wire.http3.aioquic_family import (
+    client_ticket_handler,
+    configure_client,
+    configure_server,
+    requested_name,
+    server_ticket_callbacks,
+    show_identity,
 )
+from smartproxy.core.wire.http3.credentials import IdentityForName
 from smartproxy.core.wire.http3.errors import QuicErrorCode
 from smartproxy.core.wire.http3.limits import Http3Limits
 from smartproxy.core.wire.http3.quic_engine import (
@@ -48,7 +49,7 @@ from smartproxy.core.wire.http3.quic_engine import (
     ServerParameters,
 )
 
-NAME = "aioquic"
+NAME: Final = "aioquic"
 
 _MAX_CONNECTION_IDS = 8
 _PING_ID = 1
@@ -67,10 +68,6 @@ class _SilentLogger:
 
 
 _SILENT: Any = _SilentLogger()
-
-
-class _AlertUnrecognizedName(tls.Alert):
-    description = tls.AlertDescription.unrecognized_name
 
 
 class _Connection(QuicConnection):
@@ -141,16 +138,8 @@ class _Connection(QuicConnection):
 
     def _choose_identity(self, hello: Buffer) -> None:
         assert self._identity_for is not None
-        position = hello.tell()
-        self.requested_server_name = tls.pull_client_hello(hello).server_name
-        hello.seek(position)
-        identity = self._identity_for(self.requested_server_name)
-        if identity is None:
-            raise _AlertUnrecognizedName("no certificate for this name")
-        chain, private_key = parse_identity(identity)
-        self.tls.certificate = chain[0]
-        self.tls.certificate_chain = chain[1:]
-        self.tls.certificate_private_key = private_key
+        name = self.requested_server_name = requested_name(hello, tls)
+        show_identity(self.tls, self._identity_for(name), NAME, tls)
 
     def _handle_crypto_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         position = buf.tell()
@@ -247,39 +236,22 @@ class AioquicEngine:
 
     @classmethod
     def for_client(cls, parameters: ClientParameters, handler: QuicHandler) -> AioquicEngine:
-        trust = parameters.trust
-        configuration = _configuration(parameters.limits, parameters.versions, parameters.alpn_protocols)
-        configuration.server_name = trust.server_name
-        configuration.cadata = trust.ca_pem or None
-        configuration.verify_mode = ssl.CERT_REQUIRED if trust.verify else ssl.CERT_NONE
-        ticket = parameters.session_ticket
-        if ticket is not None and ticket.engine == NAME and isinstance(ticket.ticket, tls.SessionTicket):
-            kept = ticket.ticket
-            if not parameters.early_data:
-                kept = dataclasses.replace(kept, max_early_data_size=None)
-            configuration.session_ticket = kept
-        ticket_handler = None
-        if parameters.keep_tickets:
-
-            def ticket_handler(received: tls.SessionTicket) -> None:
-                handler.session_ticket_received(SessionTicket(NAME, received))
-
+        configuration = QuicConfiguration()
+        configure_client(configuration, parameters, NAME, tls)
         quic = _Connection(
             configuration,
             parameters.limits,
             parameters.entropy,
             None,
-            session_ticket_handler=ticket_handler,
+            session_ticket_handler=client_ticket_handler(parameters, handler, NAME),
         )
-        return cls(quic, parameters.limits, handler, trust.accepts_certificate)
+        return cls(quic, parameters.limits, handler, parameters.trust.accepts_certificate)
 
     @classmethod
     def for_server(cls, parameters: ServerParameters, handler: QuicHandler) -> AioquicEngine:
-        configuration = _configuration(parameters.limits, parameters.versions, parameters.alpn_protocols)
-        configuration.is_client = False
-        # aioquic wants a certificate before it has seen the name that decides; it is never shown.
-        configuration.certificate = configuration.private_key = _DECIDED_BY_NAME
-        fetcher, ticket_handler = _ticket_callbacks(parameters.ticket_store)
+        configuration = QuicConfiguration()
+        configure_server(configuration, parameters)
+        fetcher, ticket_handler = server_ticket_callbacks(parameters.ticket_store, NAME, tls)
         quic = _Connection(
             configuration,
             parameters.limits,
@@ -516,47 +488,3 @@ class AioquicEngine:
             by_peer=self._quic._state is QuicConnectionState.DRAINING or reason == "stateless reset",
             is_application=event.frame_type is None,
         )
-
-
-_DECIDED_BY_NAME = object()
-
-
-def parse_identity(identity: ServerIdentity) -> tuple[list[Any], Any]:
-    """The chain and the key as aioquic takes them. Raises ValueError."""
-    parsed = identity.parsed.get(NAME)
-    if parsed is None:
-        chain = tls.load_pem_x509_certificates(identity.certificate_chain_pem)
-        if not chain:
-            raise ValueError("no certificate in the chain")
-        parsed = identity.parsed[NAME] = (chain, tls.load_pem_private_key(identity.private_key_pem))
-    return parsed  # type: ignore[return-value] # `parsed` holds what each engine put there
-
-
-def _configuration(
-    limits: Http3Limits, versions: tuple[int, ...], alpn_protocols: tuple[str, ...]
-) -> QuicConfiguration:
-    return QuicConfiguration(
-        alpn_protocols=list(alpn_protocols),
-        connection_id_length=CONNECTION_ID_BYTES,
-        idle_timeout=limits.idle_timeout_s,
-        max_data=limits.connection_window_bytes,
-        max_datagram_size=limits.datagram_bytes,
-        max_stream_data=limits.stream_window_bytes,
-        supported_versions=list(versions),
-    )
-
-
-def _ticket_callbacks(
-    store: SessionTicketStore | None,
-) -> tuple[tls.SessionTicketFetcher | None, tls.SessionTicketHandler | None]:
-    if store is None:
-        return None, None
-
-    def fetch(label: bytes) -> tls.SessionTicket | None:
-        ticket = store.take(NAME, label)
-        return ticket if isinstance(ticket, tls.SessionTicket) else None
-
-    def keep(ticket: tls.SessionTicket) -> None:
-        store.add(NAME, ticket.ticket, ticket)
-
-    return fetch, keep

@@ -133,9 +133,9 @@ class Http3Connection:
         state = self._state
         if state.ended:
             return inf
-        deadline = inf
+        deadline = state.go_away_deadline
         if state.awaiting_head:
-            deadline = next(iter(state.awaiting_head.values()))
+            deadline = min(deadline, next(iter(state.awaiting_head.values())))
         if state.backlog:
             deadline = min(deadline, state.backlog.next_deadline())
         if state.limits.keep_alive_s and state.streams and state.handshake_completed:
@@ -144,6 +144,9 @@ class Http3Connection:
 
     def _do_what_is_due(self, now: float) -> None:
         state = self._state
+        if state.go_away_deadline <= now:
+            state.finish_going_away()
+            self._wake()
         for stream in state.overdue_heads():
             state.abort_and_report(stream, ErrorCode.H3_REQUEST_INCOMPLETE, "request head not in time")
         for stream_id in state.backlog.stalled(now):
@@ -173,8 +176,10 @@ class Http3Connection:
     def go_away(self, now: float, error_code: int = ErrorCode.H3_NO_ERROR) -> None:
         """Take no new requests and finish those under way (RFC 9114 §5.2); `drained` tells when.
 
-        A server rejects requests that come later with H3_REQUEST_REJECTED, so that they can be
-        tried elsewhere. With an error the connection is over at once.
+        A server first announces it, and names the requests it serves `GO_AWAY_ANNOUNCED_S` later, or
+        when asked again, so that none on its way is lost. Those that come after that it rejects with
+        H3_REQUEST_REJECTED, so that they can be tried elsewhere. With an error the connection is over
+        at once.
         """
         state = self._state
         state.now = now
@@ -182,12 +187,12 @@ class Http3Connection:
             return
         if error_code != ErrorCode.H3_NO_ERROR:
             self.close(error_code)
-        elif state.go_away_id < 0:
-            # A client names the push IDs it takes: none.
-            state.go_away_id = 0 if state.client_side else state.next_peer_id
-            if state.control_stream_id >= 0:
-                state.send_go_away()
-                self._wake()
+        elif not state.has_gone_away:
+            if state.client_side or state.go_away_id >= 0:
+                state.finish_going_away()
+            else:
+                state.announce_going_away()
+            self._wake()
 
     @property
     def ended(self) -> bool:
@@ -201,9 +206,9 @@ class Http3Connection:
 
     @property
     def drained(self) -> bool:
-        """One side said GOAWAY, and every stream is over: `close` is due."""
+        """One side said GOAWAY, we for the last time, and every stream is over: `close` is due."""
         state = self._state
-        return (state.go_away_id >= 0 or state.control.go_away_id >= 0) and not state.streams
+        return (state.has_gone_away or state.control.go_away_id >= 0) and not state.streams
 
     @property
     def handshake_completed(self) -> bool:

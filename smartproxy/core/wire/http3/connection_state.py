@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 
 from smartproxy.core.http.messages import Fields
 from smartproxy.core.wire.http3 import abuse, frames
@@ -17,7 +18,15 @@ from smartproxy.core.wire.http3.quic_engine import QuicEngine
 from smartproxy.core.wire.http3.receiving import MessageReceiver
 from smartproxy.core.wire.http3.streams import AFTER_TRAILERS, Stream
 
+GO_AWAY_ANNOUNCED_S = 1.0
+"""From a server's GOAWAY that excludes no request to the one that does (RFC 9114 §5.2).
+
+A round trip, and time for a datagram or two to be sent again: a request begun before the
+client has heard arrives before the second one is said.
+"""
+
 _LEAST_IN_FLIGHT_BYTES = 65536
+_GREATEST_REQUEST_ID = (1 << 62) - 4
 
 
 class ConnectionState:
@@ -35,6 +44,7 @@ class ConnectionState:
         "encoder",
         "encoder_stream_id",
         "ended",
+        "go_away_deadline",
         "go_away_id",
         "handshake_completed",
         "heard_at",
@@ -69,8 +79,10 @@ class ConnectionState:
         self.next_peer_id = 0
         self.unseen: set[int] = set()
         self.control_stream_id = self.encoder_stream_id = self.decoder_stream_id = -1
-        #: What our GOAWAY says, or -1.
+        #: What our last GOAWAY says, or -1.
         self.go_away_id = -1
+        #: When the last one follows the first one; `inf` if none does.
+        self.go_away_deadline = inf
         self.handshake_completed = False
         self.ended = False
         self.now = 0.0
@@ -93,14 +105,34 @@ class ConnectionState:
         self.encoder_stream_id = self._open(frames.QPACK_ENCODER_STREAM, b"")
         self.decoder_stream_id = self._open(frames.QPACK_DECODER_STREAM, b"")
         if self.go_away_id >= 0:
-            self.send_go_away()
+            self._send_go_away()
 
     def _open(self, kind: int, opening: bytes) -> int:
         stream_id = self.quic.open_stream(unidirectional=True)
         self.quic.send_stream_data(stream_id, frames.encode_varint(kind) + opening, False)
         return stream_id
 
-    def send_go_away(self) -> None:
+    @property
+    def has_gone_away(self) -> bool:
+        """Whether we have said for good which requests we serve."""
+        return self.go_away_id >= 0 and self.go_away_deadline == inf
+
+    def announce_going_away(self) -> None:
+        """As a server, ask for no new requests, and go on taking those that come."""
+        self.go_away_deadline = self.now + GO_AWAY_ANNOUNCED_S
+        self._say_go_away(_GREATEST_REQUEST_ID)
+
+    def finish_going_away(self) -> None:
+        """Take no new requests: a server rejects them, a client names the push IDs it takes, none."""
+        self.go_away_deadline = inf
+        self._say_go_away(0 if self.client_side else self.next_peer_id)
+
+    def _say_go_away(self, go_away_id: int) -> None:
+        self.go_away_id = go_away_id
+        if self.control_stream_id >= 0:
+            self._send_go_away()
+
+    def _send_go_away(self) -> None:
         frame = frames.encode_frame(frames.GOAWAY, frames.encode_varint(self.go_away_id))
         self.quic.send_stream_data(self.control_stream_id, frame, False)
 
@@ -233,6 +265,7 @@ class ConnectionState:
     def abandon(self) -> None:
         """Hold nothing for streams that nobody will finish."""
         self.ended = True
+        self.go_away_deadline = inf
         self.streams.clear()
         self.unconsumed.clear()
         self.unseen.clear()

@@ -22,14 +22,12 @@ from qh3.quic.packet import (
 from qh3.quic.tls_bridge import QuicTlsBridge, QuicTlsBridgeError
 
 from smartproxy.core.ops import Address
-from smartproxy.core.wire.http3.credentials import IdentityForName, ServerIdentity
+from smartproxy.core.wire.http3.aioquic_family import requested_name, show_identity
+from smartproxy.core.wire.http3.credentials import IdentityForName
 from smartproxy.core.wire.http3.limits import Http3Limits
 from smartproxy.core.wire.http3.quic_engine import CONNECTION_ID_BYTES, VERSION_1, VERSION_2
 
 NAME: Final = "qh3"
-
-DECIDED_BY_NAME: Final[Any] = object()
-"""qh3 wants a certificate before it has seen the name that decides; this one is never shown."""
 
 _CONNECTION_IDS = 8
 _ACK_DELAY_EXPONENT = 3
@@ -43,10 +41,6 @@ _SALTS = (
     bytes.fromhex("38762cf7f55934b34d179ae6a4c80cadccbb7f0a"),
     bytes.fromhex("0dede3def700a6db819381be6e269dcbf9bd2ed9"),
 )
-
-
-class _AlertUnrecognizedName(tls.Alert):
-    description = tls.AlertDescription.unrecognized_name
 
 
 class _TlsBridge(QuicTlsBridge):
@@ -246,24 +240,5 @@ class Qh3Connection(QuicConnection):
 
     def _choose_identity(self, context: tls.Context, hello: Buffer) -> None:
         assert self._identity_for is not None
-        position = hello.tell()
-        self.requested_server_name = tls.pull_client_hello(hello).server_name
-        hello.seek(position)
-        identity = self._identity_for(self.requested_server_name)
-        if identity is None:
-            raise _AlertUnrecognizedName("no certificate for this name")
-        chain, private_key = parse_identity(identity)
-        context.certificate = chain[0]
-        context.certificate_chain = chain[1:]
-        context.certificate_private_key = private_key
-
-
-def parse_identity(identity: ServerIdentity) -> tuple[list[Any], Any]:
-    """The chain and the key as qh3 takes them. Raises ValueError."""
-    parsed = identity.parsed.get(NAME)
-    if parsed is None:
-        chain = tls.load_pem_x509_certificates(identity.certificate_chain_pem)
-        if not chain:
-            raise ValueError("no certificate in the chain")
-        parsed = identity.parsed[NAME] = (chain, tls.load_pem_private_key(identity.private_key_pem))
-    return parsed  # type: ignore[return-value] # `parsed` holds what each engine put there
+        name = self.requested_server_name = requested_name(hello, tls)
+        show_identity(context, self._identity_for(name), NAME, tls)

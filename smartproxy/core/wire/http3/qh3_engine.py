@@ -18,8 +18,6 @@ Ambient entropy and clock as with aioquic.
 
 from __future__ import annotations
 
-import dataclasses
-import ssl
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,11 +27,16 @@ from qh3.quic.configuration import QuicConfiguration
 from qh3.quic.connection import QuicConnectionState
 
 from smartproxy.core.ops import Address
-from smartproxy.core.wire.http3.credentials import SessionTicket, SessionTicketStore
+from smartproxy.core.wire.http3.aioquic_family import (
+    client_ticket_handler,
+    configure_client,
+    configure_server,
+    server_ticket_callbacks,
+)
 from smartproxy.core.wire.http3.errors import QuicErrorCode
 from smartproxy.core.wire.http3.limits import Http3Limits
 from smartproxy.core.wire.http3.packets import parse_long_header
-from smartproxy.core.wire.http3.qh3_connection import DECIDED_BY_NAME, NAME, Qh3Connection
+from smartproxy.core.wire.http3.qh3_connection import NAME, Qh3Connection
 from smartproxy.core.wire.http3.quic_engine import (
     CONNECTION_ID_BYTES,
     ClientParameters,
@@ -108,34 +111,21 @@ class Qh3Engine:
 
     @classmethod
     def for_client(cls, parameters: ClientParameters, handler: QuicHandler) -> Qh3Engine:
-        trust = parameters.trust
-        configuration = _configuration(parameters.limits, parameters.versions, parameters.alpn_protocols)
-        configuration.server_name = trust.server_name
-        configuration.cadata = trust.ca_pem or None
-        configuration.verify_mode = ssl.CERT_REQUIRED if trust.verify else ssl.CERT_NONE
-        ticket = parameters.session_ticket
-        if ticket is not None and ticket.engine == NAME and isinstance(ticket.ticket, tls.SessionTicket):
-            kept = ticket.ticket
-            if not parameters.early_data:
-                kept = dataclasses.replace(kept, max_early_data_size=None)
-            configuration.session_ticket = kept
-        ticket_handler = None
-        if parameters.keep_tickets:
-
-            def ticket_handler(received: tls.SessionTicket) -> None:
-                handler.session_ticket_received(SessionTicket(NAME, received))
-
+        configuration = QuicConfiguration(probe_datagram_size=False)
+        configure_client(configuration, parameters, NAME, tls)
         quic = Qh3Connection(
-            configuration, parameters.limits, parameters.entropy, session_ticket_handler=ticket_handler
+            configuration,
+            parameters.limits,
+            parameters.entropy,
+            session_ticket_handler=client_ticket_handler(parameters, handler, NAME),
         )
-        return cls(quic, parameters.limits, handler, trust.accepts_certificate)
+        return cls(quic, parameters.limits, handler, parameters.trust.accepts_certificate)
 
     @classmethod
     def for_server(cls, parameters: ServerParameters, handler: QuicHandler) -> Qh3Engine:
-        configuration = _configuration(parameters.limits, parameters.versions, parameters.alpn_protocols)
-        configuration.is_client = False
-        configuration.certificate = configuration.private_key = DECIDED_BY_NAME
-        fetcher, ticket_handler = _ticket_callbacks(parameters.ticket_store)
+        configuration = QuicConfiguration(probe_datagram_size=False)
+        configure_server(configuration, parameters)
+        fetcher, ticket_handler = server_ticket_callbacks(parameters.ticket_store, NAME, tls)
         quic = Qh3Connection(
             configuration,
             parameters.limits,
@@ -471,34 +461,3 @@ class Qh3Engine:
 
 def _text(reason: bytes) -> str:
     return reason.decode("utf-8", "replace")
-
-
-def _configuration(
-    limits: Http3Limits, versions: tuple[int, ...], alpn_protocols: tuple[str, ...]
-) -> QuicConfiguration:
-    return QuicConfiguration(
-        alpn_protocols=list(alpn_protocols),
-        connection_id_length=CONNECTION_ID_BYTES,
-        idle_timeout=limits.idle_timeout_s,
-        max_data=limits.connection_window_bytes,
-        max_datagram_size=limits.datagram_bytes,
-        max_stream_data=limits.stream_window_bytes,
-        probe_datagram_size=False,
-        supported_versions=list(versions),
-    )
-
-
-def _ticket_callbacks(
-    store: SessionTicketStore | None,
-) -> tuple[tls.SessionTicketFetcher | None, tls.SessionTicketHandler | None]:
-    if store is None:
-        return None, None
-
-    def fetch(label: bytes) -> tls.SessionTicket | None:
-        ticket = store.take(NAME, label)
-        return ticket if isinstance(ticket, tls.SessionTicket) else None
-
-    def keep(ticket: tls.SessionTicket) -> None:
-        store.add(NAME, ticket.ticket, ticket)
-
-    return fetch, keep

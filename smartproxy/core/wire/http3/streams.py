@@ -16,7 +16,6 @@ class Stream:
         "content_length",
         "frame_left",
         "frame_type",
-        "head_deadline",
         "held",
         "interim_responses",
         "is_blocked",
@@ -59,7 +58,6 @@ class Stream:
         self.refused = False
         self.is_tunnel = False
         self.interim_responses = 0
-        self.head_deadline = 0.0
 
         self.sending = AWAITING_HEAD
         self.sent_everything = False
