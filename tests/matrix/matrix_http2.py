@@ -20,7 +20,7 @@ from h2.events import (
     StreamReset,
     TrailersReceived,
 )
-from h2.exceptions import StreamClosedError
+from h2.exceptions import ProtocolError, StreamClosedError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 from matrix_peers import (
@@ -91,7 +91,15 @@ class Http2Wire(Wire):
 
     def receive_data(self, data: bytes) -> None:
         self._collect()
-        for event in self._connection.receive_data(data):
+        try:
+            events = self._connection.receive_data(data)
+        except ProtocolError as error:
+            if "RECV_INFORMATIONAL_HEADERS" not in str(error):
+                raise
+            # h2 takes any frame on a stream that it has reset itself, but for an interim response.
+            self.receive_eof()
+            return
+        for event in events:
             self._take_event(event)
 
     def receive_eof(self) -> None:

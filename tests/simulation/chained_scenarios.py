@@ -159,7 +159,6 @@ async def _multiplexed(
     sim: Simulation,
     protocol: str,
     traffic_class: type[ChainedTraffic],
-    steady_class: type[ChainedTraffic],
     **config: Any,
 ) -> None:
     is_steady = sim.random.random() < 0.3
@@ -167,7 +166,7 @@ async def _multiplexed(
     world = World(sim, front, STEADY if is_steady else None)
     config["limits"] = _limits(sim)
     inner = world.start(inner_config(**config))
-    traffic = (steady_class if is_steady else traffic_class)(sim, world)
+    traffic = (SteadyTraffic if is_steady else traffic_class)(sim, world)
     traffic.start_backends()
 
     async def change() -> None:
@@ -182,13 +181,13 @@ async def _multiplexed(
 
 async def multiplexed_http2(sim: Simulation) -> None:
     """Many clients share few HTTP/2 connections, to a proxy that is reconfigured and replaced meanwhile."""
-    await _multiplexed(sim, "http2", CrowdedTraffic, SteadyTraffic, with_tls=sim.random.random() < 0.3)
+    await _multiplexed(sim, "http2", CrowdedTraffic, with_tls=sim.random.random() < 0.3)
 
 
 async def multiplexed_http3(sim: Simulation) -> None:
     """The same over HTTP/3, whose datagrams are lost, doubled and overtaken."""
     quic = {"max_idle_timeout": sim.random.choice((2, 30)), "zero_rtt": sim.random.random() < 0.5}
-    await _multiplexed(sim, "http3", ChainedTraffic, SteadyTraffic, with_tls=True, quic=quic)
+    await _multiplexed(sim, "http3", ChainedTraffic, with_tls=True, quic=quic)
 
 
 async def alternative_services(sim: Simulation) -> None:

@@ -47,6 +47,7 @@ from smartproxy.core.wire.http3 import (
     QuicServerEndpoint,
     RequestReceived,
     ResponseReceived,
+    SessionTicket,
     StreamEnded,
     StreamReset,
 )
@@ -173,13 +174,16 @@ class Http3Client(Peer):
         limits: Http3Limits = DEFAULT_LIMITS,
         gives_credit: bool = True,
         port: int = PORT,
+        keep_tickets: bool = False,
     ) -> None:
         super().__init__(world, gives_credit=gives_credit)
         number = next(_numbers)
         self.address: Address = (f"198.51.100.{number % 250 + 1}", 50000 + number % 10000)
         self.connection = Http3Connection(
-            ClientParameters(limits, trust(name), random.Random(number).randbytes)
+            ClientParameters(limits, trust(name), random.Random(number).randbytes, keep_tickets=keep_tickets)
         )
+        self.tickets: list[SessionTicket] = []
+        self.connection.callbacks.on_session_ticket = self.tickets.append
         self.answers = True
         """False: what is sent to it is lost."""
         world.clients.append(self)

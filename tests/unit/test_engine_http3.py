@@ -617,3 +617,28 @@ def test_policies_reach_the_transport() -> None:
     world.let_pass(6.0)
     assert client.ended is not None
     world.settle()
+
+
+def test_a_new_configuration_may_begin_and_end_resumption() -> None:
+    without, with_early_data = (
+        http3_configuration(http3_route("app", target(), policy=QuicPolicy(zero_rtt=zero_rtt)))
+        for zero_rtt in (False, True)
+    )
+    world = Http3World(with_early_data)
+    assert world.client(keep_tickets=True).tickets
+    world.hand.configure(without)
+    assert not world.client(keep_tickets=True).tickets
+    world.hand.configure(with_early_data)
+    assert world.client(keep_tickets=True).tickets
+    world.settle()
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_early_data_needs_every_route_of_the_port(others: bool) -> None:
+    routes = [
+        http3_route(name, target(), domains=(name,), policy=QuicPolicy(zero_rtt=zero_rtt))
+        for name, zero_rtt in ((SERVER_NAME, True), ("b.test", others))
+    ]
+    world = Http3World(http3_configuration(*routes, names=(SERVER_NAME, "b.test")))
+    assert bool(world.client(keep_tickets=True).tickets) == others
+    world.settle()

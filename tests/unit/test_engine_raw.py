@@ -8,6 +8,7 @@ import pytest
 from engine_by_hand import CLIENT_IP, PROXY_IP, EngineByHand, configuration, request, response, route, target
 
 from smartproxy.core.configuration import (
+    BackendProtocol,
     ForwardAction,
     MatchProtocol,
     ProxyProtocolMode,
@@ -131,6 +132,17 @@ def mixed() -> EngineByHand:
             route("web", target("10.0.0.80"), path="/*"),
         )
     )
+
+
+@pytest.mark.parametrize("protocol", [each for each in BackendProtocol if each is not BackendProtocol.AUTO])
+def test_a_backend_said_to_speak_http_greets_nobody(protocol: BackendProtocol) -> None:
+    """A server of HTTP/2 sends its SETTINGS unasked, and they are not for the client."""
+    hand = EngineByHand(configuration(route("app", ForwardAction((target(),), backend_protocol=protocol))))
+    client = hand.connect()
+    hand.advance(hand.engine.configuration.timeouts.server_first_s + 1.0)
+    assert not hand.pending
+    assert client.is_open
+    client.reset()
 
 
 def test_a_backend_may_greet_a_silent_client() -> None:

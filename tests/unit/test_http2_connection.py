@@ -88,11 +88,11 @@ def test_a_connection_begins_with_settings(engine: Http2EngineName, client_side:
 
 
 def test_an_engine_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from smartproxy.core.wire.http2 import backend_h2
+    from smartproxy.core.wire.http2 import library_engine
 
     assert Http2Connection(client_side=True)
     assert (AVAILABLE_ENGINES[0], AVAILABLE_ENGINES[-1]) == ("h2", "native")
-    monkeypatch.delitem(backend_h2.LIBRARIES, "jh2", raising=False)
+    monkeypatch.delitem(library_engine.LIBRARIES, "jh2", raising=False)
     with pytest.raises(LocalProtocolError, match="jh2 is not installed"):
         Http2Connection(client_side=True, engine="jh2")
 

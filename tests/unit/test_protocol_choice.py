@@ -503,15 +503,6 @@ def test_without_quic_nothing_is_learned() -> None:
     assert len(it.cache) == 0
 
 
-def test_a_probe_may_tell_what_alpn_chooses() -> None:
-    it = chooser()
-    it.alpn_learned(b"h2")
-    it.alpn_learned(b"h2")
-    it.alpn_learned(None)
-    assert [event.fields["protocol"] for event in it.poll_events()] == ["http2", "http1"]
-    assert it.learned is HttpProtocol.HTTP1
-
-
 def test_events_nobody_takes_do_not_grow() -> None:
     it = chooser()
     for number in range(200):

@@ -11,7 +11,7 @@ from smartproxy.config.models.scalars import AnyDuration, Duration, Integer, Por
 
 
 class QuicConfig(ConfigModel):
-    """HTTP/3 for clients, and the QUIC connections under it."""
+    """HTTP/3 for clients. Of several such routes on a port, the first decides what concerns connections."""
 
     section: ClassVar[str] = "quic"
 
@@ -46,7 +46,8 @@ class QuicConfig(ConfigModel):
     zero_rtt: bool = Field(
         default=False,
         description="Let resumed connections begin with safe requests (GET, HEAD and the like) before the "
-        "handshake is done. Whoever records such a request can send it again.",
+        "handshake is done. Whoever records such a request can send it again. All routes that serve "
+        "HTTP/3 on a port must say so.",
     )
 
 

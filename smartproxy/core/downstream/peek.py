@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from smartproxy.core.configuration import Route
+from smartproxy.core.configuration import BackendProtocol, ForwardAction, Route
 from smartproxy.core.downstream.raw import RawForward
 from smartproxy.core.failure import Failure, FailureCode
 from smartproxy.core.routing.table import FirstBytes
@@ -42,6 +42,18 @@ def looks_like_http(received: bytes) -> bool | None:
     if len(received) <= _LONGEST_REQUEST_LINE and _REQUEST_LINE_BEGUN.match(received):
         return None
     return False
+
+
+def _backend_may_greet(route: Route | None) -> bool:
+    """Whether a client that stays silent may be one who waits for its backend's first word.
+
+    Not where the backend is said to speak one version of HTTP: a server of HTTP/2 does send
+    the first bytes, its SETTINGS, and they are not for the client.
+    """
+    if route is None:
+        return False
+    action = route.action
+    return not isinstance(action, ForwardAction) or action.backend_protocol is BackendProtocol.AUTO
 
 
 class PeekStage:
@@ -83,7 +95,8 @@ class PeekStage:
         if plan.needs_no_bytes(number) and self._raw_route is not None:
             connection.start_raw(self._raw_route, received)
             return
-        self._early_route = plan.server_first_candidate(number)
+        route = plan.server_first_candidate(number)
+        self._early_route = route if _backend_may_greet(route) else None
         self._wait(received)
 
     def begin_decrypted(self, alpn_protocol: str | None) -> None:
@@ -100,7 +113,7 @@ class PeekStage:
             connection.start_http1(b"", None)
             return
         # RFC 7301: who negotiates no HTTP may still speak it; who may be spoken to first must be.
-        self._early_route = route
+        self._early_route = route if _backend_may_greet(route) else None
         self._wait(b"")
 
     def _wait(self, received: bytes) -> None:

@@ -76,7 +76,7 @@ class QuicListener:
             context.env.entropy,
             limits=_limits(generation, policy),
             engine=generation.configuration.quic_engine,
-            ticket_store=SessionTicketStore() if policy.zero_rtt else None,
+            ticket_store=SessionTicketStore() if _takes_early_data(plan) else None,
         )
         self._sessions: dict[Http3Connection, Http3Server] = {}
         #: Sessions to tell when the socket has taken everything.
@@ -238,7 +238,12 @@ class QuicListener:
             session.retire()
         self._endpoint.accepts_connections = plan is not None and not self._draining
         if plan is not None:
-            self._endpoint.limits = _limits(generation, _policy(plan))
+            endpoint = self._endpoint
+            endpoint.limits = _limits(generation, _policy(plan))
+            if not _takes_early_data(plan):
+                endpoint.ticket_store = None
+            elif endpoint.ticket_store is None:
+                endpoint.ticket_store = SessionTicketStore()
         self.flush_soon()
 
     def drain(self) -> None:
@@ -260,6 +265,12 @@ class QuicListener:
 def _policy(plan: PortPlan) -> QuicPolicy:
     """The transport parameters of a port are sent before there is a name: those of its first route."""
     return next((route.quic for route in plan.routes if route.quic is not None), QuicPolicy())
+
+
+def _takes_early_data(plan: PortPlan) -> bool:
+    """Whether every route of the port allows it: a ticket of one name may be used to ask for another."""
+    policies = [route.quic for route in plan.routes if route.quic is not None]
+    return bool(policies) and all(policy.zero_rtt for policy in policies)
 
 
 def _limits(generation: Generation, policy: QuicPolicy) -> Http3Limits:

@@ -18,7 +18,7 @@ What is sent beyond that is refused (RFC 9113 §5.1.2), and not all of it can be
 SETTINGS are a server's first frame, and come within a round trip.
 """
 SETTINGS_GRACE_S = 1.0
-"""How long SETTINGS are waited for with the other requests, which then go by the protocol's own rule: no limit."""
+"""How long the other requests wait for SETTINGS; then they are sent as to a backend without a limit."""
 
 
 class Http2Client(MultiplexedBackend):

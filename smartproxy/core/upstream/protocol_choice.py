@@ -287,10 +287,6 @@ class ProtocolChooser:
                 self._http2.recovered()
         return protocol
 
-    def alpn_learned(self, alpn: bytes | None) -> None:
-        """A TLS connection made outside a plan (a health probe) found what ALPN chooses."""
-        self._learn(HttpProtocol.HTTP2 if alpn == ALPN_HTTP2 else HttpProtocol.HTTP1, alpn)
-
     def _learn(self, protocol: HttpProtocol, alpn: bytes | None) -> None:
         if protocol is not self.learned:
             self.learned = protocol

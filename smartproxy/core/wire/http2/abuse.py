@@ -13,6 +13,7 @@ __all__ = [
     "PRIORITIES",
     "RESETS",
     "SETTINGS_FRAMES",
+    "WINDOW_UPDATES",
     "AbuseCounters",
 ]
 

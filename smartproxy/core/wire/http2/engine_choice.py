@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from smartproxy.core.wire.http2.backend_h2 import LIBRARIES, LibraryEngine
 from smartproxy.core.wire.http2.engine import Http2Engine, Http2EngineName
 from smartproxy.core.wire.http2.errors import LocalProtocolError
 from smartproxy.core.wire.http2.header_compression import COMPILED_CODER_IS_THERE
+from smartproxy.core.wire.http2.library_engine import LIBRARIES, LibraryEngine
 from smartproxy.core.wire.http2.limits import Http2Limits
 from smartproxy.core.wire.http2.native_engine import NativeEngine
 

@@ -13,6 +13,7 @@ from typing import Any
 import hpack
 
 from smartproxy.core.http.messages import Fields
+from smartproxy.core.wire.field_sections import LINE_OVERHEAD_BYTES
 from smartproxy.core.wire.http2.errors import ErrorCode, RemoteProtocolError
 from smartproxy.core.wire.http2.header_blocks import check_header_block, literal_end
 from smartproxy.core.wire.http2.heads import EncodedLine, FieldLine, NeverIndexedField
@@ -31,7 +32,6 @@ else:
     _DAMAGED += (jh2._hazmat.HPACKError,)
 
 _STATIC_LINES = 61
-_LINE_OVERHEAD_BYTES = 32
 _MAX_REMEMBERED_LITERALS = 64
 _MAX_REMEMBERED_LITERAL_BYTES = 256
 _MAX_NOTED_LINES = 64
@@ -108,8 +108,7 @@ class HeaderDecoder:
                 break
         if (
             len(lines) * HEADER_TABLE_BYTES + _MAX_EXPANSION * end > self._max_bytes
-            and sum([len(name) + len(value) + _LINE_OVERHEAD_BYTES for name, value in lines])
-            > self._max_bytes
+            and sum([len(name) + len(value) + LINE_OVERHEAD_BYTES for name, value in lines]) > self._max_bytes
         ):
             raise _too_large()
         return lines
@@ -202,7 +201,7 @@ class HeaderEncoder:
             return representation
         noted = self._noted
         mark = hash(line)
-        if mark not in noted or 2 * (len(name) + len(value) + _LINE_OVERHEAD_BYTES) > self._table_bytes:
+        if mark not in noted or 2 * (len(name) + len(value) + LINE_OVERHEAD_BYTES) > self._table_bytes:
             if len(noted) >= _MAX_NOTED_LINES:
                 noted.clear()
             noted.add(mark)

@@ -8,7 +8,15 @@ from __future__ import annotations
 import re
 from itertools import chain
 
-from smartproxy.core.http.messages import NO_BODY, UNKNOWN_LENGTH, Fields, RequestHead, ResponseHead
+from smartproxy.core.http.messages import UNKNOWN_LENGTH, Fields, RequestHead, ResponseHead
+from smartproxy.core.wire.field_sections import (
+    CONNECTION_SPECIFIC,
+    LINE_OVERHEAD_BYTES,
+    NOT_IN_TRAILERS,
+    STATUS,
+    message_body_length,
+    response_body_length,
+)
 from smartproxy.core.wire.http1.fields import DROPPED_TRAILERS
 from smartproxy.core.wire.http1.syntax import CONTENT_LENGTH, CONTROL_BYTES, ORIGIN_FORM, TOKEN
 from smartproxy.core.wire.http1.targets import is_authority
@@ -20,15 +28,9 @@ EncodedLine = tuple[bytes, bytes, bool]
 """Name, value, and whether no header table may ever hold it (RFC 7541 §7.1.3)."""
 
 _LOWER_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]++")
-_STATUS = re.compile(rb"[1-9][0-9]{2}")
 _COLON = 58
-_LINE_OVERHEAD_BYTES = 32
 
-_CONNECTION_SPECIFIC = frozenset(
-    (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
-)
-_GOVERNING = _CONNECTION_SPECIFIC | {b"host", b"content-length", b"te", b"cookie", b"expect"}
-_NOT_IN_TRAILERS = _CONNECTION_SPECIFIC | {b"host", b"content-length"}
+_GOVERNING = CONNECTION_SPECIFIC | {b"host", b"content-length", b"te", b"cookie", b"expect"}
 
 # Their names need no second look.
 _USUAL_NAMES = frozenset(
@@ -48,7 +50,7 @@ _STATUS_LINES: dict[int, EncodedLine] = {
 }
 _SENSITIVE = frozenset((b"authorization", b"proxy-authorization"))
 _SHORT_COOKIE_BYTES = 20
-_NOT_ENCODED = _CONNECTION_SPECIFIC | {b"host", b"te"}
+_NOT_ENCODED = CONNECTION_SPECIFIC | {b"host", b"te"}
 _ENCODED_AS_THEY_ARE = _USUAL_NAMES - _NOT_ENCODED - _SENSITIVE - {b"cookie"}
 
 
@@ -114,7 +116,10 @@ def decode_request(
     head.scheme = scheme
     head.version = 20
     head.expects_continue = expects_continue
-    head.body_length_bytes = _body_length(section.content_length, end_stream)
+    try:
+        head.body_length_bytes = message_body_length(section.content_length, end_stream)
+    except ValueError as error:
+        raise StreamError(str(error)) from None
     if protocol is not None:
         head.protocol = protocol
     return head
@@ -125,7 +130,7 @@ def decode_response(
 ) -> ResponseHead:
     """The head in a response's field section. Raises StreamError."""
     size = _checked_size(lines)
-    if not lines or lines[0][0] != b":status" or _STATUS.fullmatch(lines[0][1]) is None:
+    if not lines or lines[0][0] != b":status" or STATUS.fullmatch(lines[0][1]) is None:
         raise StreamError("missing or malformed status")
     status = int(lines[0][1])
     section = _decode_fields(lines, 1)
@@ -134,21 +139,14 @@ def decode_response(
     # RFC 9113 §8.6: there is no switching of protocols.
     if status == 101 or (status < 200 and end_stream):
         raise StreamError("malformed interim response")
-    length = section.content_length
     head = ResponseHead(status, section.fields)
     head.version = 20
-    if status < 200 or status == 204:
-        # RFC 9110 §8.6.
-        if length > 0:
-            raise StreamError("content in a response that has none")
-        head.body_length_bytes = NO_BODY
-    elif status == 304 or request_method == b"HEAD":
-        head.body_length_bytes = NO_BODY
-    elif request_method == b"CONNECT" and status < 300:
-        # RFC 9110 §9.3.6: what follows are the tunnel's bytes, whatever a Content-Length says.
-        head.body_length_bytes = NO_BODY if end_stream else UNKNOWN_LENGTH
-    else:
-        head.body_length_bytes = _body_length(length, end_stream)
+    try:
+        head.body_length_bytes = response_body_length(
+            status, request_method, section.content_length, end_stream
+        )
+    except ValueError as error:
+        raise StreamError(str(error)) from None
     return head
 
 
@@ -159,7 +157,7 @@ def decode_trailers(lines: Fields, limits: Http2Limits) -> Fields:
     trailers: Fields = []
     for line in lines:
         name, value = line
-        if name in _NOT_IN_TRAILERS:
+        if name in NOT_IN_TRAILERS:
             raise StreamError("framing or routing field in trailers")
         _check_line(name, value)
         if name not in DROPPED_TRAILERS:
@@ -223,14 +221,9 @@ def _decode_fields(lines: Fields, start: int) -> _Section:
     return section
 
 
-def section_bytes(lines: Fields) -> int:
-    """In the measure of RFC 9113 §6.5.2."""
-    return len(b"".join(chain.from_iterable(lines))) + _LINE_OVERHEAD_BYTES * len(lines)
-
-
 def encoded_section_bytes(lines: list[EncodedLine]) -> int:
     """In the measure of RFC 9113 §6.5.2."""
-    return sum([len(name) + len(value) + _LINE_OVERHEAD_BYTES for name, value, _ in lines])
+    return sum([len(name) + len(value) + LINE_OVERHEAD_BYTES for name, value, _ in lines])
 
 
 def _checked_size(lines: Fields) -> int:
@@ -238,7 +231,7 @@ def _checked_size(lines: Fields) -> int:
     text = b"".join(chain.from_iterable(lines))
     if len(text.translate(None, CONTROL_BYTES)) != len(text):
         raise StreamError("control byte in a field")
-    return len(text) + _LINE_OVERHEAD_BYTES * len(lines)
+    return len(text) + LINE_OVERHEAD_BYTES * len(lines)
 
 
 def _check_line(name: bytes, value: bytes) -> None:
@@ -257,15 +250,6 @@ def _decide_authority(authority: bytes | None, host: bytes | None) -> bytes:
     if authority is None or not is_authority(authority):
         raise StreamError("missing or invalid authority")
     return authority
-
-
-def _body_length(content_length: int, end_stream: bool) -> int:
-    if not end_stream:
-        return content_length
-    if content_length > 0:
-        # RFC 9113 §8.1.1.
-        raise StreamError("Content-Length differs from the content")
-    return NO_BODY
 
 
 def encode_request(head: RequestHead) -> list[EncodedLine]:

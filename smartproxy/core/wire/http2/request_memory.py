@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from smartproxy.core.http.messages import Fields, RequestHead
+from smartproxy.core.wire.field_sections import section_bytes
 from smartproxy.core.wire.http1.syntax import ORIGIN_FORM
-from smartproxy.core.wire.http2.heads import decode_request, section_bytes
+from smartproxy.core.wire.http2.heads import decode_request
 from smartproxy.core.wire.http2.limits import Http2Limits
 
 _REMEMBERED_SECTIONS = 3

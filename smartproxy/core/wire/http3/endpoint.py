@@ -90,12 +90,12 @@ class QuicServerEndpoint:
         "_stateless",
         "_stateless_left",
         "_stateless_second",
-        "_ticket_store",
         "_timers",
         "_versions",
         "accepts_connections",
         "connections",
         "limits",
+        "ticket_store",
     )
 
     def __init__(
@@ -117,7 +117,8 @@ class QuicServerEndpoint:
         self._endpoint_limits = endpoint_limits
         self._engine: EngineName = engine or fastest_server_engine()
         self._versions = versions
-        self._ticket_store = ticket_store
+        #: What connections that begin from now on resume by; None for no resumption.
+        self.ticket_store = ticket_store
         self._reset_key = reset_key if reset_key is not None else entropy(32)
         self._retry_tokens = RetryTokens(entropy, endpoint_limits.retry_token_lifetime_s)
         #: By connection ID.
@@ -290,7 +291,7 @@ class QuicServerEndpoint:
             reset_token_for=self._reset_token_for,
             original_destination_connection_id=header.destination_id if original_id is None else original_id,
             retry_source_connection_id=None if original_id is None else header.destination_id,
-            ticket_store=self._ticket_store,
+            ticket_store=self.ticket_store,
             versions=self._versions,
         )
         engine = self._engine

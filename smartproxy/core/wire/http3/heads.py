@@ -6,6 +6,13 @@ import re
 from itertools import chain
 
 from smartproxy.core.http.messages import NO_BODY, UNKNOWN_LENGTH, Fields, RequestHead, ResponseHead
+from smartproxy.core.wire.field_sections import (
+    CONNECTION_SPECIFIC,
+    NOT_IN_TRAILERS,
+    STATUS,
+    response_body_length,
+)
+from smartproxy.core.wire.field_sections import section_bytes as section_bytes
 from smartproxy.core.wire.http1.fields import DROPPED_TRAILERS
 from smartproxy.core.wire.http1.syntax import CONTENT_LENGTH, ORIGIN_FORM, TOKEN
 from smartproxy.core.wire.http1.targets import is_authority
@@ -19,19 +26,8 @@ _VALUE = rb"(?:[^\x00-\x20\x7f](?:[^\x00-\x08\x0a-\x1f\x7f]*+(?<![\t ]))?+)?"
 _FIELDS = re.compile(rb"(?:" + _NAME + rb"\n" + _VALUE + rb"\n)*+")
 _NAMES = re.compile(rb"(?:" + _NAME + rb"\n)*+")
 _SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*+")
-_STATUS = re.compile(rb"[1-9][0-9]{2}")
-
-CONNECTION_SPECIFIC = frozenset(
-    (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
-)
-"""RFC 9114 §4.2: their presence makes a message malformed. TE may say `trailers`."""
 
 _SPECIAL = CONNECTION_SPECIFIC | {b"te", b"host", b"content-length", b"cookie", b"expect"}
-
-_REFUSED_TRAILERS = CONNECTION_SPECIFIC | {b"host", b"content-length"}
-
-
-_LINE_OVERHEAD_BYTES = 32
 
 
 def _malformed(reason: str) -> StreamError:
@@ -70,14 +66,6 @@ _REQUEST_PSEUDO_FIELDS = frozenset((b":method", b":scheme", b":authority", b":pa
 _USUAL_REQUEST = frozenset((b":method", b":scheme", b":authority", b":path"))
 _USUAL_PSEUDO_FIELDS = len(_USUAL_REQUEST)
 _RESPONSE_PSEUDO_FIELDS = frozenset((b":status",))
-
-
-def section_bytes(fields: Fields) -> int:
-    """The size of a field section in the measure of RFC 9114 §4.2.2."""
-    size = _LINE_OVERHEAD_BYTES * len(fields)
-    for name, value in fields:
-        size += len(name) + len(value)
-    return size
 
 
 def decode_request(fields: Fields, end_stream: bool, limits: Http3Limits) -> RequestHead:
@@ -241,7 +229,7 @@ def decode_response(
     """The head in a response's field section. Raises StreamError."""
     pseudo, rest = _split_pseudo_fields(fields, _RESPONSE_PSEUDO_FIELDS)
     status_text = pseudo.get(b":status")
-    if status_text is None or _STATUS.fullmatch(status_text) is None:
+    if status_text is None or STATUS.fullmatch(status_text) is None:
         raise _malformed("missing or invalid :status")
     status = int(status_text)
     # RFC 9114 §4.5.
@@ -260,22 +248,10 @@ def decode_response(
                 length = _content_length(value)
     head = ResponseHead(status, rest)
     head.version = 30
-    if status < 200 or status == 204:
-        # RFC 9110 §8.6.
-        if length > 0:
-            raise _malformed("content in a response that has none")
-        head.body_length_bytes = NO_BODY
-    elif status == 304 or request_method == b"HEAD":
-        head.body_length_bytes = NO_BODY
-    elif request_method == b"CONNECT" and status < 300:
-        # RFC 9110 §9.3.6: a tunnel's bytes, whatever a Content-Length says.
-        head.body_length_bytes = NO_BODY if end_stream else UNKNOWN_LENGTH
-    elif end_stream:
-        if length > 0:
-            raise _malformed("content shorter than Content-Length")
-        head.body_length_bytes = NO_BODY
-    else:
-        head.body_length_bytes = length
+    try:
+        head.body_length_bytes = response_body_length(status, request_method, length, end_stream)
+    except ValueError as error:
+        raise _malformed(str(error)) from None
     return head
 
 
@@ -285,7 +261,7 @@ def decode_trailers(fields: Fields, limits: Http3Limits) -> Fields:
     if section_bytes(fields) > limits.header_bytes or len(fields) > limits.header_count:
         raise StreamError(ErrorCode.H3_EXCESSIVE_LOAD, "fields too large")
     for name, _ in fields:
-        if name in _REFUSED_TRAILERS:
+        if name in NOT_IN_TRAILERS:
             raise _malformed("framing or routing field in trailers")
     return [line for line in fields if line[0] not in DROPPED_TRAILERS]
 
@@ -345,6 +321,6 @@ def encode_trailers(trailers: Fields) -> Fields:
     """The field section of trailers. Raises LocalProtocolError for fields that may not stand there."""
     _require_sendable(trailers)
     for name, _ in trailers:
-        if name in _REFUSED_TRAILERS:
+        if name in NOT_IN_TRAILERS:
             raise LocalProtocolError("framing or routing field in trailers")
     return trailers
