@@ -305,6 +305,31 @@ class SmartProxy:
         """Configured port → bound port. UDP has the number that TCP has, where a port has both."""
         return {**self._udp_ports(), **self._driver.listening_ports()} if self._driver is not None else {}
 
+    def get_backend_protocols(self) -> dict[str, dict[str, object]]:
+        """What is known of the HTTP versions of each backend that may have several, by `host:port`.
+
+        `mode` is the configured `backend_protocol`, `best` what a new connection would be tried in
+        first (None: ALPN will say), `learned` what ALPN last chose, and `alternatives` lists what the
+        backend advertised (Alt-Svc): each `alternative` with its `availability` ("ready",
+        "suppressed", "trial_due", "on_trial") and how often it has failed. At most 256 backends.
+        """
+        return {
+            endpoint: {
+                "mode": snapshot.mode.value,
+                "best": snapshot.best.value if snapshot.best is not None else None,
+                "learned": snapshot.learned.value if snapshot.learned is not None else None,
+                "alternatives": [
+                    {
+                        "alternative": str(state.alternative),
+                        "availability": state.availability.value,
+                        "failure_count": state.failure_count,
+                    }
+                    for state in snapshot.alternatives
+                ],
+            }
+            for endpoint, snapshot in self._engine.backend_protocols()
+        }
+
     # Events.
 
     def on(self, event: str, listener: Listener) -> Self:

@@ -21,6 +21,7 @@ from smartproxy.core.records import AccessRecord, Level, Record
 from smartproxy.core.stream import ByteStream, Link
 from smartproxy.core.upstream.multiplexed import MultiplexedOwner
 from smartproxy.core.upstream.pool import Pools
+from smartproxy.core.upstream.protocol_choice import ProtocolSnapshot
 from smartproxy.core.upstream.quic_dial import QuicSupport
 from smartproxy.core.wire.http3 import EngineName, Http3Limits
 
@@ -100,6 +101,10 @@ class Engine:
     def backend_connection_count(self) -> int:
         """Pooled backend connections open or being opened."""
         return self._pools.open_connections()
+
+    def backend_protocols(self) -> list[tuple[str, ProtocolSnapshot]]:
+        """What is known of the HTTP versions of backends that may have several, by endpoint; at most 256."""
+        return self._pools.protocol_snapshots()
 
     # Inputs.
 

@@ -292,3 +292,35 @@ def test_a_changed_certificate_is_presented_and_a_broken_one_is_not(
         third = issue()
         while presented(proxy.port) != third:
             assert presented(proxy.port) in (second, third)
+
+
+def test_what_is_known_of_a_backends_protocols_can_be_asked(start_proxy: StartProxy) -> None:
+    action = {
+        **respond("hello")["action"],
+        "tls": {"mode": "terminate"},
+        "udp": {"quic": {"enable_http3": True}},
+    }
+    backend = start_proxy([{"match": {"ports": 0, "transport": "all"}, "action": action}])
+    # Plain in front, TLS behind: the target says so itself.
+    target = {"host": "127.0.0.1", "port": backend.port, "tls": {"verify": False}}
+    proxy = start_proxy(
+        [{"match": {"ports": 0}, "action": {"type": "forward", "targets": [target]}}],
+    )
+    assert proxy.proxy.get_backend_protocols() == {}
+    assert get(proxy.port) == (200, b"hello")
+    proxy.wait_for_record("alt_svc_discovered")
+    alternative = {
+        "alternative": f"h3=127.0.0.1:{backend.port}",
+        "availability": "ready",
+        "failure_count": 0,
+    }
+    assert proxy.proxy.get_backend_protocols() == {
+        f"127.0.0.1:{backend.port}": {
+            "mode": "auto",
+            "best": "http3",
+            "learned": "http2",
+            "alternatives": [alternative],
+        }
+    }
+    assert get(proxy.port) == (200, b"hello")
+    proxy.wait_for_record("backend_connected", protocol="http3")

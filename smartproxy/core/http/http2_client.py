@@ -61,10 +61,9 @@ class Http2Client(MultiplexedBackend):
             self._grace_is_over = True
             self._owner.stream_room(self)
 
-    def drain(self) -> None:
+    def _go_away(self) -> None:
         if not self._http2.closed:
             self._http2.wire.go_away(self.context.now)
-            self.flush_soon()
 
     def ask_for_life(self) -> None:
         self._http2.wire.ping(self.context.now)

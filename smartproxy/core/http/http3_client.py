@@ -84,10 +84,8 @@ class Http3Client(MultiplexedBackend):
             Failure(FailureSource.BACKEND, FailureCode.CONNECTION_TERMINATED, "the backend is silent", True)
         )
 
-    def drain(self) -> None:
-        if not self._is_gone:
-            self._http3.go_away(self.context.now)
-            self.flush_soon()
+    def _go_away(self) -> None:
+        self._http3.go_away(self.context.now)
 
     def _send(self) -> None:
         connection = self._http3

@@ -165,6 +165,12 @@ class ActiveHealth:
             schedule.probing = True
             schedule.next_probe_at = now + self._check.interval_s
 
+    def probe_given_up(self, host: Host) -> None:
+        """The probe of `host` ended without a verdict."""
+        schedule = self._schedules.get(host)
+        if schedule is not None:
+            schedule.probing = False
+
     def probe_finished(self, host: Host, ok: bool, now: float) -> ProbeChange | None:
         """The probe of `host` succeeded or failed (a timeout is a failure). Says if that changed anything."""
         schedule = self._schedules.get(host)

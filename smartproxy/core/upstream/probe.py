@@ -6,7 +6,7 @@ from math import inf
 
 from smartproxy.core.configuration import HealthCheck
 from smartproxy.core.context import Context
-from smartproxy.core.failure import Failure
+from smartproxy.core.failure import Failure, FailureSource
 from smartproxy.core.http.client_stream import ClientStream
 from smartproxy.core.http.messages import Fields, RequestHead, ResponseHead
 from smartproxy.core.ops import UNIX_PORT
@@ -78,6 +78,12 @@ class Prober:
             )
         self._arm()
 
+    def given_up(self, probe: _Probe) -> None:
+        """The probe found nothing out: the host stays what it was, and is asked again in its turn."""
+        self._probes.discard(probe)
+        self._health.probe_given_up(probe.host)
+        self._arm()
+
 
 class _Probe:
     """One request to one host, bounded in time. Any 2xx or 3xx is health."""
@@ -131,8 +137,11 @@ class _Probe:
         self._ticket = None
         self._connection = stream
         fields: Fields = [(b"user-agent", b"smartproxy-health-check"), (b"connection", b"close")]
-        host = b"localhost" if self._pool.endpoint.port == UNIX_PORT else str(self._pool.endpoint).encode()
-        head = RequestHead(b"GET", self._prober._check.path.encode(), host, fields)
+        endpoint = self._pool.endpoint
+        host = b"localhost" if endpoint.port == UNIX_PORT else str(endpoint).encode()
+        scheme = b"http" if endpoint.tls is None else b"https"
+        path = self._prober._check.path.encode()
+        head = RequestHead(b"GET", path, host, fields, scheme=scheme, version=stream.version)
         try:
             stream.send_request(head, self)
         except LocalProtocolError as error:
@@ -140,7 +149,12 @@ class _Probe:
 
     def connection_failed(self, failure: Failure) -> None:
         self._ticket = None
-        self._finish(False, failure.code.value)
+        if failure.source is FailureSource.BACKEND:
+            self._finish(False, failure.code.value)
+        elif not self._done:
+            # It was never asked: no descriptor was left, or no port.
+            self.cancel()
+            self._prober.given_up(self)
 
     # From the backend.
 

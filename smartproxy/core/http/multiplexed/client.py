@@ -26,12 +26,13 @@ from smartproxy.core.wire.http3.events import (
 class MultiplexedBackend(MultiplexedSession[RequestedStream]):
     """The streams of one backend connection; a `MultiplexedClient`. A subclass knows how to end it."""
 
-    __slots__ = ("_has_settings", "_is_gone", "_owner", "_reserved", "_served", "opened_at")
+    __slots__ = ("_has_settings", "_is_draining", "_is_gone", "_owner", "_reserved", "_served", "opened_at")
 
     def __init__(self, context: Context, transport: Transport, owner: MultiplexedOwner) -> None:
         super().__init__(context, transport)
         self._owner = owner
         self._has_settings = False
+        self._is_draining = False
         self._is_gone = False
         #: Streams given out whose request has not been sent.
         self._reserved = 0
@@ -49,7 +50,7 @@ class MultiplexedBackend(MultiplexedSession[RequestedStream]):
     @property
     def free_streams(self) -> int:
         """How many more may be opened now."""
-        if self._is_gone:
+        if self._is_gone or self._is_draining:
             return 0
         return max(self.wire.max_outbound_streams - self.open_streams, 0)
 
@@ -73,6 +74,17 @@ class MultiplexedBackend(MultiplexedSession[RequestedStream]):
 
     def drain(self) -> None:
         """Open no more streams; close when those under way are over, or now if there are none."""
+        # A stream that was given out is one of those under way, though its request is still to come.
+        self._is_draining = True
+        self._drain_if_all_are_sent()
+
+    def _drain_if_all_are_sent(self) -> None:
+        if self._is_draining and not self._reserved and not self._is_gone:
+            self._go_away()
+            self.flush_soon()
+
+    def _go_away(self) -> None:
+        """Tell the backend that there will be no more streams."""
         raise NotImplementedError
 
     # For the streams.
@@ -81,11 +93,13 @@ class MultiplexedBackend(MultiplexedSession[RequestedStream]):
         self._reserved -= 1
         self._served += 1
         self.streams[stream.id] = stream
+        self._drain_if_all_are_sent()
         self.flush_soon()
 
     def stream_over(self, stream_id: int) -> None:
         if stream_id < 0:
             self._reserved -= 1
+            self._drain_if_all_are_sent()
         elif stream_id not in self.streams:
             return
         super().stream_over(stream_id)

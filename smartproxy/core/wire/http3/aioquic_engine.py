@@ -70,6 +70,13 @@ class _SilentLogger:
 _SILENT: Any = _SilentLogger()
 
 
+class _Stream(QuicStream):
+    """QuicStream that stands in a set where its ID says: aioquic takes the order of sending from one."""
+
+    def __hash__(self) -> int:
+        return hash(self.stream_id)
+
+
 class _Connection(QuicConnection):
     """QuicConnection that grants credit only for what was consumed."""
 
@@ -122,6 +129,16 @@ class _Connection(QuicConnection):
                 token = self._entropy(_STATELESS_RESET_TOKEN_BYTES)
             self._host_cids.append(QuicConnectionId(connection_id, self._host_cid_seq, token))
             self._host_cid_seq += 1
+
+    def _get_or_create_stream(self, frame_type: int, stream_id: int) -> QuicStream:
+        stream = super()._get_or_create_stream(frame_type, stream_id)
+        stream.__class__ = _Stream
+        return stream
+
+    def _get_or_create_stream_for_send(self, stream_id: int) -> QuicStream:
+        stream = super()._get_or_create_stream_for_send(stream_id)
+        stream.__class__ = _Stream
+        return stream
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
