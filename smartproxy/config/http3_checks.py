@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from smartproxy.config.models import ForwardActionConfig, ProxyConfig, RouteConfig, TargetConfig
+from smartproxy.config.models.match import port_ranges
 from smartproxy.config.models.scalars import as_list
 from smartproxy.config.problems import Problem
 from smartproxy.config.route_checks import (
@@ -15,8 +16,15 @@ from smartproxy.config.route_checks import (
     raw_handler,
     serves_http3,
     terminates_tls,
+    warning,
 )
 
+_PER_PORT = (
+    "max_idle_timeout",
+    "max_concurrent_bidi_streams",
+    "max_concurrent_uni_streams",
+    "initial_congestion_window",
+)
 _ENABLE = "`action.udp.quic.enable_http3 = true`"
 
 
@@ -31,6 +39,22 @@ def check_http3(route: RouteConfig, place: Path, config: ProxyConfig | None) -> 
     if backend_protocol(route) == "http3" and mode_of(route) != "passthrough":
         for target_place, target in _targets(route, place, config):
             yield from _check_target(target, target_place, config)
+
+
+def check_shared_ports(routes: Mapping[int, RouteConfig]) -> Iterator[Problem]:
+    """QUIC's transport parameters are sent before there is a name: a port has those of its first route."""
+    first: dict[object, int] = {}
+    for position, route in routes.items():
+        if not serves_http3(route):
+            continue
+        leader = first.setdefault(frozenset(port_ranges(route.match.ports)), position)
+        quic, theirs = route.action.udp.quic, routes[leader].action.udp.quic
+        for name in _PER_PORT:
+            if getattr(quic, name) != getattr(theirs, name):
+                yield warning(
+                    ("routes", position, "action", "udp", "quic", name),
+                    f"differs from that of routes[{leader}] on the same port, whose value holds for both",
+                )
 
 
 def _check_without(route: RouteConfig, place: Path) -> Iterator[Problem]:

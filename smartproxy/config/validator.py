@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from smartproxy.config.explain import explain
-from smartproxy.config.http3_checks import check_http3
+from smartproxy.config.http3_checks import check_http3, check_shared_ports
 from smartproxy.config.models import HandlerActionConfig, ProxyConfig, RouteConfig
 from smartproxy.config.models.match import port_ranges
 from smartproxy.config.models.scalars import as_list
@@ -74,6 +74,7 @@ class RouteValidator:
             if config.quic_engine == "qh3" and find_spec("qh3") is None:
                 message = "is not installed: pip install smartproxy[fast]"
                 problems.append(error(("quic_engine",), message, given=config.quic_engine))
+        problems += check_shared_ports(enabled)
         problems += _check_reachable(enabled)
         return problems
 

@@ -243,3 +243,22 @@ def test_an_engine_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("smartproxy.config.validator.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"quic_engine.*pip install smartproxy\[fast\]"):
         compile_configuration(parse_config({"routes": [], "quic_engine": "qh3"}))
+
+
+def test_transport_parameters_that_cannot_both_hold_are_warned_about() -> None:
+    def served(domain: str, **quic: Any) -> dict[str, Any]:
+        return {
+            "match": {"ports": 443, "domains": [domain], "transport": "all"},
+            "action": {
+                "type": "handler",
+                "handler": {"http_response": {}},
+                "tls": {"mode": "terminate"},
+                "udp": {"quic": {"enable_http3": True, **quic}},
+            },
+        }
+
+    routes = [served("a.example"), served("b.example", max_idle_timeout="5s"), served("c.example")]
+    warnings = compile_configuration(parse_config({"routes": routes})).warnings
+    about_quic = [problem for problem in warnings if "quic" in problem.place]
+    assert [problem.place for problem in about_quic] == ["routes[1].action.udp.quic.max_idle_timeout"]
+    assert "routes[0]" in about_quic[0].message
