@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from smartproxy.core.context import Context
 from smartproxy.core.failure import Failure, FailureCode, FailureSource
+from smartproxy.core.http.advertised import advertised
 from smartproxy.core.http.client_stream import ResponseReceiver
 from smartproxy.core.http.messages import (
     NO_BODY,
@@ -220,9 +221,9 @@ class Http1Client:
             self._fail(Failure(FailureSource.BACKEND, code, error.reason))
 
     def _note_alternatives(self, head: ResponseHead) -> None:
-        alt_svc = [value for name, value in head.fields if name == b"alt-svc"]
-        if alt_svc:
-            self._pool.response_received(self, head.status, b", ".join(alt_svc))
+        alt_svc, age_s = advertised(head)
+        if alt_svc is not None:
+            self._pool.response_received(self, head.status, alt_svc, age_s)
 
     def _finish_response(self, receiver: ResponseReceiver, trailers: Fields) -> None:
         self.receiver = None

@@ -59,8 +59,10 @@ class MultiplexedOwner(Protocol):
     def connection_gone(self, connection: MultiplexedClient, failure: Failure | None) -> None:
         """It is closed; `failure` is None when that was in good order. Its streams hear of it afterwards."""
 
-    def response_received(self, connection: MultiplexedClient, status: int, alt_svc: bytes | None) -> None:
-        """A final response came by it."""
+    def response_received(
+        self, connection: MultiplexedClient, status: int, alt_svc: bytes | None, response_age_s: float = 0.0
+    ) -> None:
+        """A final response came by it; `response_age_s` is what its Age field says (RFC 9111 §5.1)."""
 
     def earlier_version_required(self, connection: MultiplexedClient) -> None:
         """The backend sent HTTP_1_1_REQUIRED or H3_VERSION_FALLBACK."""

@@ -243,16 +243,23 @@ class Pool:
             self.waits.advance()
 
     def response_received(
-        self, connection: Http1Client | MultiplexedClient, status: int, alt_svc: bytes | None
+        self,
+        connection: Http1Client | MultiplexedClient,
+        status: int,
+        alt_svc: bytes | None,
+        response_age_s: float = 0.0,
     ) -> None:
         """A final response came by it; `alt_svc` is its Alt-Svc field, several joined by commas.
+
+        What a cache has kept for `response_age_s` is that much less fresh (RFC 7838 §3.1).
 
         An HTTP/1.1 connection need only tell of those that have one, and only if
         `learns_alternatives`.
         """
         now = self.pools.context.now
         if isinstance(connection, Http1Client):
-            self.chooser.response_received(self._http1_attempt, status, alt_svc, now)
+            attempt = self._http1_attempt
+            self.chooser.response_received(attempt, status, alt_svc, now, response_age_s=response_age_s)
         else:
             pooled = self.multiplexed.get(connection)
             if pooled is None:
@@ -260,7 +267,7 @@ class Pool:
             attempt = pooled.attempt
             if attempt.responded and alt_svc is None and status != _MISDIRECTED:
                 return
-            self.chooser.response_received(attempt, status, alt_svc, now)
+            self.chooser.response_received(attempt, status, alt_svc, now, response_age_s=response_age_s)
             if status == _MISDIRECTED and attempt.alternative is not None:
                 self.multiplexed.retire(pooled)
         self.tell_protocol_events()

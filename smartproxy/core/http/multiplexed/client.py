@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from smartproxy.core.context import Context
 from smartproxy.core.failure import Failure, FailureCode, FailureSource
+from smartproxy.core.http.advertised import advertised
 from smartproxy.core.http.client_stream import ClientStream
 from smartproxy.core.http.messages import ResponseHead
 from smartproxy.core.http.multiplexed.client_stream import RequestedStream
@@ -109,8 +110,7 @@ class MultiplexedBackend(MultiplexedSession[RequestedStream]):
 
     def note_response(self, head: ResponseHead) -> None:
         """A final response has come."""
-        alt_svc = [value for name, value in head.fields if name == b"alt-svc"]
-        self._owner.response_received(self, head.status, b", ".join(alt_svc) if alt_svc else None)
+        self._owner.response_received(self, head.status, *advertised(head))
 
     def ask_for_life(self) -> None:
         """A request got no answer: find out whether the connection still works."""
