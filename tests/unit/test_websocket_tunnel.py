@@ -147,6 +147,16 @@ def test_a_backend_that_ends_after_the_client_is_told_of_nothing_first() -> None
     hand.advance(2 * HALF_CLOSE_WAIT_S)
 
 
+def test_a_backend_that_is_lost_after_the_client_has_ended_ends_well() -> None:
+    hand = JoinedByHand()
+    hand.client.end()
+    hand.backend.send(HELLO)
+    hand.backend.link.handler.stream_lost(LOST)
+    assert hand.client.take() == HELLO
+    assert list(hand.ends) == [None]
+    assert hand.client.ending() is Ending.CLOSE
+
+
 def test_a_lost_side_resets_the_other() -> None:
     hand = JoinedByHand(max_payload_bytes=100)
     hand.client.link.handler.stream_lost(LOST)

@@ -91,7 +91,13 @@ class Direction:
         self.back.source.resume_reading()
 
     def stream_lost(self, failure: Failure) -> None:
-        self.tunnel.end(failure, aborted=True)
+        tunnel = self.tunnel
+        if tunnel.half_close_wait_s and self is tunnel.from_backend and self.back.ended:
+            # A server that closes on bytes it has not read resets what it has closed (RFC 9112 §9.6).
+            # To a client that has ended its own direction this is the end, and no reset.
+            self.receive_eof()
+            return
+        tunnel.end(failure, aborted=True)
 
 
 class Tunnel:
