@@ -156,13 +156,15 @@ def test_what_a_page_fetches_and_posts_is_whole(visit: Visit, site: str) -> None
     ],
 )
 def test_a_websocket_crosses_on_a_stream(visit: Visit, site: str, event: str) -> None:
-    assert visit.pages[site]["echoes"] == {
+    echoes = dict(visit.pages[site]["echoes"])
+    # It is not clean where the end of the stream overtakes the browser's own; the code says that Closes crossed.
+    assert isinstance(echoes.pop("wasClean"), bool)
+    assert echoes == {
         "subprotocol": "chat",
         "text": "grüße",
         "long": 300000,
         "code": 4321,
         "reason": "enough",
-        "wasClean": True,
     }
     (handshake,) = visit.sent(event, site, "CONNECT")
     assert handshake[":protocol"] == "websocket"
