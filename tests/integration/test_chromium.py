@@ -157,7 +157,7 @@ def test_what_a_page_fetches_and_posts_is_whole(visit: Visit, site: str) -> None
 )
 def test_a_websocket_crosses_on_a_stream(visit: Visit, site: str, event: str) -> None:
     echoes = dict(visit.pages[site]["echoes"])
-    # It is not clean where the end of the stream overtakes the browser's own; the code says that Closes crossed.
+    # Not clean where the end of the stream overtakes the browser's own; the code tells of the Closes.
     assert isinstance(echoes.pop("wasClean"), bool)
     assert echoes == {
         "subprotocol": "chat",
