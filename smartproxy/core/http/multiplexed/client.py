@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from smartproxy.core.context import Context
 from smartproxy.core.failure import Failure, FailureCode, FailureSource
 from smartproxy.core.http.advertised import advertised
@@ -13,14 +11,11 @@ from smartproxy.core.http.multiplexed.client_stream import RequestedStream
 from smartproxy.core.http.multiplexed.session import MultiplexedSession, Transport
 from smartproxy.core.upstream.multiplexed import MultiplexedOwner
 from smartproxy.core.wire.http3.events import (
-    DataReceived,
     GoAwayReceived,
     Http3Event,
     ResponseReceived,
     SettingsChanged,
-    StreamEnded,
     StreamReset,
-    StreamWritable,
 )
 
 
@@ -117,51 +112,23 @@ class MultiplexedBackend(MultiplexedSession[RequestedStream]):
 
     # From the transport.
 
-    def handle_events(self, events: Iterable[Http3Event]) -> None:
-        """Deal with what the connection has brought, in order."""
-        streams = self.streams
-        for event in events:
-            kind = type(event)
-            if kind is DataReceived:
-                assert isinstance(event, DataReceived)
-                stream = streams.get(event.stream_id)
-                if stream is not None:
-                    stream.receive_data(event.data)
-                else:
-                    self.wire.acknowledge_received_data(event.stream_id, len(event.data))
-                    self.flush_soon()
-            elif kind is ResponseReceived:
-                assert isinstance(event, ResponseReceived)
-                stream = streams.get(event.stream_id)
-                if stream is not None:
-                    stream.receive_head(event.head, ended=event.end_stream)
-            elif kind is StreamEnded:
-                assert isinstance(event, StreamEnded)
-                stream = streams.get(event.stream_id)
-                if stream is not None:
-                    stream.receive_end(event.trailers)
-            elif kind is StreamWritable:
-                assert isinstance(event, StreamWritable)
-                self.stream_writable(event.stream_id)
-            elif kind is StreamReset:
-                assert isinstance(event, StreamReset)
-                self._stream_reset(event)
-            elif kind is GoAwayReceived:
-                assert isinstance(event, GoAwayReceived)
-                self._going_away(event)
-            elif kind is SettingsChanged:
-                self._has_settings = True
-                self._owner.stream_room(self)
-            else:
-                self._other_event(event)
+    def _handle_event(self, event: Http3Event) -> None:
+        if isinstance(event, ResponseReceived):
+            stream = self.streams.get(event.stream_id)
+            if stream is not None:
+                stream.receive_head(event.head, ended=event.end_stream)
+        elif isinstance(event, GoAwayReceived):
+            self._going_away(event)
+        elif isinstance(event, SettingsChanged):
+            self._has_settings = True
+            self._owner.stream_room(self)
+        else:
+            self._other_event(event)
 
     def _other_event(self, event: Http3Event) -> None:
         """What only a transport knows of."""
 
-    def _stream_reset(self, event: StreamReset) -> None:
-        stream = self.streams.get(event.stream_id)
-        if stream is None:
-            return
+    def _failure_of_reset(self, event: StreamReset) -> Failure:
         unprocessed = event.unprocessed
         if not event.by_peer:
             stalled = event.error_code == self.codes.cancelled
@@ -173,7 +140,7 @@ class MultiplexedBackend(MultiplexedSession[RequestedStream]):
                 # RFC 9113 §7, RFC 9114 §8.1: it is to be asked again in an earlier version.
                 unprocessed = True
                 self._owner.earlier_version_required(self)
-        stream.lost(Failure(FailureSource.BACKEND, code, detail, unprocessed=unprocessed))
+        return Failure(FailureSource.BACKEND, code, detail, unprocessed=unprocessed)
 
     def _going_away(self, event: GoAwayReceived) -> None:
         self._owner.connection_draining(self)

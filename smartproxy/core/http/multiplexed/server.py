@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from smartproxy.core.downstream.client import ClientFacts
 from smartproxy.core.failure import Failure, FailureCode, FailureSource
 from smartproxy.core.http.errors import error_response
@@ -11,13 +9,10 @@ from smartproxy.core.http.multiplexed.server_stream import ServedStream
 from smartproxy.core.http.multiplexed.session import MultiplexedSession, Transport
 from smartproxy.core.records import Level
 from smartproxy.core.wire.http3.events import (
-    DataReceived,
     Http3Event,
     RequestReceived,
     RequestRefused,
-    StreamEnded,
     StreamReset,
-    StreamWritable,
 )
 
 _REFUSAL_TEXTS = {
@@ -48,38 +43,13 @@ class MultiplexedServer(MultiplexedSession[ServedStream]):
         """The routes have changed: the same as a drain."""
         self.drain()
 
-    def handle_events(self, events: Iterable[Http3Event]) -> None:
-        """Deal with what the connection has brought, in order."""
-        streams = self.streams
-        for event in events:
-            kind = type(event)
-            if kind is RequestReceived:
-                assert isinstance(event, RequestReceived)
-                self._begin(event)
-            elif kind is DataReceived:
-                assert isinstance(event, DataReceived)
-                stream = streams.get(event.stream_id)
-                if stream is not None:
-                    stream.receive_data(event.data)
-                else:
-                    self.wire.acknowledge_received_data(event.stream_id, len(event.data))
-                    self.flush_soon()
-            elif kind is StreamEnded:
-                assert isinstance(event, StreamEnded)
-                stream = streams.get(event.stream_id)
-                if stream is not None:
-                    stream.receive_end(event.trailers)
-            elif kind is StreamReset:
-                assert isinstance(event, StreamReset)
-                self._stream_reset(event)
-            elif kind is StreamWritable:
-                assert isinstance(event, StreamWritable)
-                self.stream_writable(event.stream_id)
-            elif kind is RequestRefused:
-                assert isinstance(event, RequestRefused)
-                self._refuse(event)
-            else:
-                self._other_event(event)
+    def _handle_event(self, event: Http3Event) -> None:
+        if isinstance(event, RequestReceived):
+            self._begin(event)
+        elif isinstance(event, RequestRefused):
+            self._refuse(event)
+        else:
+            self._other_event(event)
 
     def _other_event(self, event: Http3Event) -> None:
         """What only a transport knows of."""
@@ -93,15 +63,10 @@ class MultiplexedServer(MultiplexedSession[ServedStream]):
             self.drain()
         stream.begin(event.head)
 
-    def _stream_reset(self, event: StreamReset) -> None:
-        stream = self.streams.get(event.stream_id)
-        if stream is None:
-            return
+    def _failure_of_reset(self, event: StreamReset) -> Failure:
         if event.by_peer:
-            failure = Failure(FailureSource.CLIENT, FailureCode.CONNECTION_TERMINATED, "stream reset")
-        else:
-            failure = Failure(FailureSource.CLIENT, FailureCode.HTTP_REQUEST_ERROR, event.reason)
-        stream.lost(failure)
+            return Failure(FailureSource.CLIENT, FailureCode.CONNECTION_TERMINATED, "stream reset")
+        return Failure(FailureSource.CLIENT, FailureCode.HTTP_REQUEST_ERROR, event.reason)
 
     def _refuse(self, event: RequestRefused) -> None:
         """Answer a request that is over a limit."""

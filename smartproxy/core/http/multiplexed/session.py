@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -9,6 +10,13 @@ from smartproxy.core.context import Context
 from smartproxy.core.failure import Failure
 from smartproxy.core.http.messages import Fields, RequestHead, ResponseHead
 from smartproxy.core.stream import Link
+from smartproxy.core.wire.http3.events import (
+    DataReceived,
+    Http3Event,
+    StreamEnded,
+    StreamReset,
+    StreamWritable,
+)
 
 STREAM_HIGH_WATER_BYTES = 64 * 1024
 """Content of one stream that may wait for the peer's window before its source is stopped."""
@@ -86,6 +94,12 @@ class Transport(Protocol):
 class SessionStream(Protocol):
     """A stream, as its session sees it."""
 
+    def receive_data(self, data: bytes) -> None:
+        """Content has come."""
+
+    def receive_end(self, trailers: Fields) -> None:
+        """The peer's message is complete."""
+
     def lost(self, failure: Failure) -> None:
         """It was reset, or its connection is gone."""
 
@@ -155,6 +169,43 @@ class MultiplexedSession(Generic[S]):
         self.streams.pop(stream_id, None)
 
     # For the transport and the engine.
+
+    def handle_events(self, events: Iterable[Http3Event]) -> None:
+        """Deal with what the connection has brought, in order."""
+        streams = self.streams
+        for event in events:
+            kind = type(event)
+            if kind is DataReceived:
+                assert isinstance(event, DataReceived)
+                stream = streams.get(event.stream_id)
+                if stream is not None:
+                    stream.receive_data(event.data)
+                else:
+                    self.wire.acknowledge_received_data(event.stream_id, len(event.data))
+                    self.flush_soon()
+            elif kind is StreamEnded:
+                assert isinstance(event, StreamEnded)
+                stream = streams.get(event.stream_id)
+                if stream is not None:
+                    stream.receive_end(event.trailers)
+            elif kind is StreamReset:
+                assert isinstance(event, StreamReset)
+                stream = streams.get(event.stream_id)
+                if stream is not None:
+                    stream.lost(self._failure_of_reset(event))
+            elif kind is StreamWritable:
+                assert isinstance(event, StreamWritable)
+                self.stream_writable(event.stream_id)
+            else:
+                self._handle_event(event)
+
+    def _failure_of_reset(self, event: StreamReset) -> Failure:
+        """What the reset of a stream under way means to its exchange."""
+        raise NotImplementedError
+
+    def _handle_event(self, event: Http3Event) -> None:
+        """Deal with what only this side of a connection has."""
+        raise NotImplementedError
 
     def flush(self) -> None:
         self.is_unflushed = False

@@ -7,6 +7,7 @@ from math import inf
 
 from smartproxy.core.http.messages import Fields, RequestHead, ResponseHead
 from smartproxy.core.ops import Address
+from smartproxy.core.wire.field_sections import section_bytes
 from smartproxy.core.wire.http3 import frames
 from smartproxy.core.wire.http3.connection_state import ConnectionState
 from smartproxy.core.wire.http3.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
@@ -15,7 +16,6 @@ from smartproxy.core.wire.http3.heads import (
     encode_request,
     encode_response,
     encode_trailers,
-    section_bytes,
 )
 from smartproxy.core.wire.http3.quic_engine import (
     ClientParameters,

@@ -11,8 +11,8 @@ from smartproxy.core.wire.field_sections import (
     NOT_IN_TRAILERS,
     STATUS,
     response_body_length,
+    section_bytes,
 )
-from smartproxy.core.wire.field_sections import section_bytes as section_bytes
 from smartproxy.core.wire.http1.fields import DROPPED_TRAILERS
 from smartproxy.core.wire.http1.syntax import CONTENT_LENGTH, ORIGIN_FORM, TOKEN
 from smartproxy.core.wire.http1.targets import is_authority
