@@ -92,9 +92,14 @@ class Direction:
 
     def stream_lost(self, failure: Failure) -> None:
         tunnel = self.tunnel
-        if tunnel.half_close_wait_s and self is tunnel.from_backend and self.back.ended:
-            # A server that closes on bytes it has not read resets what it has closed (RFC 9112 §9.6).
-            # To a client that has ended its own direction this is the end, and no reset.
+        if (
+            tunnel.half_close_wait_s
+            and self is tunnel.from_backend
+            and self.back.ended
+            and isinstance(self.source, (Link, TlsStream))
+        ):
+            # A server that closes a connection on bytes it has not read resets it (RFC 9112 §9.6): to a
+            # client that has ended its own direction this is the end. Streams are reset on purpose only.
             self.receive_eof()
             return
         tunnel.end(failure, aborted=True)
