@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
+from smartproxy.core.security.ip_rules import IpSet
+from smartproxy.core.security.policies import ChallengeSettings, RequestPolicy
+
 if TYPE_CHECKING:
     from smartproxy.core.certificates import CertificateIndex
     from smartproxy.core.http.field_rules import FieldRules, Template
     from smartproxy.core.routing.conditions import FieldCondition
     from smartproxy.core.routing.table import RouteTable
-    from smartproxy.core.security.ip_rules import IpSet
     from smartproxy.core.wire.http3.quic_engine import EngineName
     from smartproxy.core.wire.websocket.origins import OriginAllowList
 
@@ -274,6 +276,10 @@ class Route:
     match: RouteMatch
     action: ForwardAction | HandlerAction
     access: AccessRules = field(default_factory=AccessRules)
+    max_connections: int | None = None
+    """Client connections at a time; None: no limit."""
+    request_policy: RequestPolicy | None = None
+    """What requests must pass besides; None: nothing."""
     request_fields: FieldRules | None = None
     response_fields: FieldRules | None = None
     quic: QuicPolicy | None = None
@@ -317,6 +323,12 @@ class Limits:
     pool_idle_per_host: int = 256
     pending_per_host: int = 1024
     """Exchanges that may wait for a connection to one host."""
+    max_connections_per_ip: int | None = 100
+    """Client connections at a time of one address, or of one IPv6 /64; None: no limit."""
+    connection_rate_limit_per_minute: int | None = 300
+    """New client connections of one address, or of one IPv6 /64, in any 60 seconds; None: no limit."""
+    counted_addresses: int = 100_000
+    """Addresses whose connections per minute are counted at a time."""
     concurrent_streams: int = 100
     """Requests at a time on one HTTP/2 connection, of clients as to backends (RFC 9113 §5.1.2)."""
 
@@ -329,6 +341,9 @@ class Configuration:
     certificates: CertificateIndex
     trusted_proxies: IpSet
     """Whose X-Forwarded-* and Forwarded fields are kept."""
+    blocked_addresses: IpSet = field(default_factory=IpSet)
+    """The global block policy: who gets no connection at all."""
+    challenges: ChallengeSettings = field(default_factory=ChallengeSettings)
     listen_hosts: Sequence[str] = ("0.0.0.0", "::")  # noqa: S104 - a proxy listens to everyone by default
     timeouts: Timeouts = field(default_factory=Timeouts)
     limits: Limits = field(default_factory=Limits)

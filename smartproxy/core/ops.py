@@ -59,11 +59,16 @@ class OpenDatagrams:
 
 @dataclass(slots=True)
 class CallFunction:
-    """Call a function of the user's, sync or async. Answer: `Returned` or `OperationFailed`."""
+    """Call a function from outside, sync or async. Answer: `Returned` or `OperationFailed`.
+
+    With `in_thread` it is sync and slow, and everything else goes on meanwhile. When
+    that is cancelled the thread is left to finish by itself.
+    """
 
     id: int
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
+    in_thread: bool = False
 
 
 class RelayOutcome(Enum):

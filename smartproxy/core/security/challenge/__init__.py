@@ -1,0 +1,1 @@
+"""Browser challenges: which requests need one, the signed cookies, and the flow between."""
