@@ -122,3 +122,11 @@ def free_port() -> int:
             with contextlib.suppress(OSError):
                 datagram_probe.bind(("127.0.0.1", port))
                 return port
+
+
+def free_ports(count: int) -> list[int]:
+    """As many different ones."""
+    ports: set[int] = set()
+    while len(ports) < count:
+        ports.add(free_port())
+    return list(ports)

@@ -9,6 +9,7 @@ import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.gates import ALL_CASES
 from bench.lookup import SIZES as LOOKUP_SIZES
 from bench.scenarios import SCENARIOS, Row, Scenario
 
@@ -55,6 +56,23 @@ AIMS = (
     Aim("passthrough-download", "cpu_s_per_gib", "haproxy", 1.2, "Passthrough down: within 1.2× of HAProxy"),
     Aim("passthrough-upload", "cpu_s_per_gib", "haproxy", 1.2, "Passthrough up: within 1.2× of HAProxy"),
     Aim("idle", "kib_per_connection", "caddy", 1.0, "Memory per idle connection: under Caddy's"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """How great one of our numbers should be at most."""
+
+    scenario: str
+    number: str
+    at_most: float
+    unit: str
+    title: str
+
+
+BOUNDS = tuple(
+    Bound("gatekeeping", f"{case.name}_more_us", 15.0, "µs", f"Gatekeeping, {case.name}: at most 15 µs more")
+    for case in ALL_CASES
 )
 
 
@@ -107,7 +125,8 @@ def _busy(report: Report) -> str:
 def _cell(report: Report, scenario: Scenario, row: Row, peer: str) -> str:
     value = report.median(scenario.name, peer, row.number)
     if value is not None:
-        return f"{value:,.{row.decimals}f}"
+        # A difference may round to minus zero; the sum with zero has no sign.
+        return f"{round(value, row.decimals) + 0.0:,.{row.decimals}f}"
     return "not available" if peer in report.unavailable.get(scenario.name, {}) else "n/a"
 
 
@@ -140,6 +159,11 @@ def _aims(report: Report) -> list[str]:
             continue
         ratio = ours / theirs
         lines.append(f"| {aim.title} | {ratio:.2f}× | {'met' if ratio <= aim.at_most else 'missed'} |")
+    for bound in BOUNDS:
+        value = report.median(bound.scenario, OURS, bound.number)
+        if value is not None:
+            verdict = "met" if value <= bound.at_most else "missed"
+            lines.append(f"| {bound.title} | {value:.1f} {bound.unit} | {verdict} |")
     return ["", "| Aim | measured | |", "|---|---:|---|", *lines] if lines else []
 
 

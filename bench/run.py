@@ -25,15 +25,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from bench import bulk
 from bench.backends import Backends
+from bench.gates import CASES, NotPassed
 from bench.load import LoadFailed
 from bench.lookup import lookup_rows
-from bench.peers import SERVER_NAME, Assignment, Peer, PeerMissing
+from bench.peers import SERVER_NAME, Assignment, Front, Peer, PeerMissing
 from bench.peers.caddy import Caddy
 from bench.peers.envoy import Envoy
 from bench.peers.haproxy import HAProxy
 from bench.peers.nginx import Nginx
 from bench.peers.smartproxy import SmartProxy
-from bench.processes import Service, ServiceFailed, busy_share, free_port
+from bench.processes import Service, ServiceFailed, busy_share, free_port, free_ports
 from bench.profiling import profile_text
 from bench.report import Report, as_json, as_markdown, update_results
 from bench.scenarios import SCENARIOS, Numbers, Proxy, Scenario, WrongAnswer
@@ -48,6 +49,7 @@ BUSY_WATCH_S = 2.0
 FAILURES = (
     ServiceFailed,
     WrongAnswer,
+    NotPassed,
     LoadFailed,
     OSError,
     EOFError,
@@ -75,22 +77,36 @@ class Bench:
     def start(self, peer: Peer, scenario: Scenario) -> Proxy:
         """Start a peer for a scenario and wait until it listens; raises ServiceFailed."""
         directory = Path(tempfile.mkdtemp(prefix=f"{peer.name}-", dir=self.directory))
+        case_ports: dict[str, int] = {}
+        if scenario.front is Front.GATED:
+            names = [case.name for case in CASES if case.suits(peer.checks)]
+            case_ports = dict(zip(names, free_ports(len(names)), strict=True))
         assignment = Assignment(
             front=scenario.front,
-            listen_port=free_port(),
+            listen_port=next(iter(case_ports.values()), 0) or free_port(),
             backend_port=self.backends.port_behind(scenario.front),
             certificate=self.certificate,
             key=self.key,
             directory=directory,
+            case_ports=case_ports,
         )
         command = peer.command(assignment)
         service = Service(peer.name, command, PROXY_CORE, directory, peer.environment(assignment))
         try:
-            service.wait_until_listening(assignment.listen_port)
+            for port in case_ports.values() or [assignment.listen_port]:
+                service.wait_until_listening(port)
         except ServiceFailed:
             service.stop()
             raise
-        return Proxy(service, assignment.listen_port, self.seconds, self.bulk_gib, self.source)
+        return Proxy(
+            service,
+            assignment.listen_port,
+            self.seconds,
+            self.bulk_gib,
+            self.source,
+            peer.checks,
+            case_ports,
+        )
 
     def failed(self, peer: Peer, scenario: Scenario, error: Exception) -> None:
         place = f"{scenario.name}: {peer.name}"
@@ -122,7 +138,7 @@ class Bench:
         """Every run's numbers, by peer."""
         proxies: dict[str, Proxy] = {}
         results: dict[str, list[Numbers]] = {}
-        by_name = {peer.name: peer for peer in peers if scenario.front in peer.fronts}
+        by_name = {peer.name: peer for peer in peers if scenario.suits(peer.fronts, peer.checks)}
         try:
             for turn in range(self.runs):
                 for name in list(by_name) if turn % 2 == 0 else list(reversed(by_name)):

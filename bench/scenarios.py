@@ -7,11 +7,13 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 
-from bench import bulk
+from bench import bulk, gates
 from bench.backends import LARGE_BODY_BYTES, SMALL_BODY
+from bench.gates import ALL_CASES, BARE, CONNECTIONS, REQUEST_CASES, SINGLE_CASES, Case, Check
 from bench.h2load import request_once, run_h2load
 from bench.handshakes import count_handshakes
 from bench.http3_load import run_http3
@@ -19,7 +21,7 @@ from bench.load import Load
 from bench.peers import SERVER_NAME, Front
 from bench.processes import Service
 from bench.websocket import echo_once, run_large_echoes, run_small_echoes
-from bench.wrk import run_wrk
+from bench.wrk import SHORTEST_LOAD_S, run_wrk
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -28,6 +30,7 @@ HANDSHAKE_CLIENTS = 4
 IDLE_CONNECTIONS = 5000
 IDLE_WARM_UP = 100
 WARM_UP_S = 0.3
+GATED_CONNECTIONS = 64
 HTTP2_CONNECTIONS, HTTP2_STREAMS = 16, 16
 HTTP3_CONNECTIONS, HTTP3_STREAMS = 2, 4
 ECHO_CONNECTIONS, ECHO_BYTES = 64, 64
@@ -51,6 +54,13 @@ class Proxy:
     bulk_gib: float
     source: int
     """A descriptor of bytes to upload."""
+    checks: frozenset[Check] = frozenset()
+    """What it can check, and for `Front.GATED` does in the cases that ask for it."""
+    case_ports: Mapping[str, int] = field(default_factory=dict)
+    """For `Front.GATED`: the cases that it has, and where each of them listens."""
+
+    def port_of(self, case: Case) -> int:
+        return self.case_ports[case.name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +83,12 @@ class Scenario:
     rows: tuple[Row, ...]
     fresh: bool = False
     """Every run needs a process that has done nothing yet."""
+    case: Case | None = None
+    """For `Front.GATED`: the case without which there is nothing to measure."""
+
+    def suits(self, fronts: frozenset[Front], checks: frozenset[Check]) -> bool:
+        """Whether a proxy with these is measured."""
+        return self.front in fronts and (self.case is None or self.case.suits(checks))
 
 
 def check_http(port: int, *, tls: bool, path: str = "/", length: int = len(SMALL_BODY)) -> None:
@@ -145,6 +161,48 @@ def _under_load(proxy: Proxy, path: str, connections: int, *, close: bool = Fals
 
 def keep_alive(proxy: Proxy) -> Numbers:
     return _under_load(proxy, "/", connections=64)
+
+
+def _request_fields(proxy: Proxy) -> dict[str, dict[str, str]]:
+    return gates.request_fields(proxy.case_ports, challenged=Check.CHALLENGE in proxy.checks)
+
+
+def check_gates(proxy: Proxy) -> None:
+    fields = _request_fields(proxy)
+    for case in gates.CASES:
+        if case.name in proxy.case_ports:
+            checks = case.checks & proxy.checks
+            port = proxy.case_ports[case.name]
+            gates.check_gate(case.name, checks, port, fields[case.name], SMALL_BODY.encode())
+
+
+def gatekeeping(proxy: Proxy) -> Numbers:
+    fields = _request_fields(proxy)
+    cases = [case for case in REQUEST_CASES if case.name in proxy.case_ports]
+
+    def load(case: Case, seconds: float) -> Load:
+        url = f"http://127.0.0.1:{proxy.port_of(case)}/"
+        return run_wrk(url, GATED_CONNECTIONS, seconds, fields=fields[case.name])
+
+    load(BARE, 1)
+    taken: dict[str, list[float]] = {case.name: [] for case in cases}
+    seconds, turns = proxy.seconds, list(cases)
+    if seconds >= 2 * SHORTEST_LOAD_S:
+        # There and back, so that all have the same share of a machine that grows slower meanwhile.
+        seconds, turns = seconds / 2, [*cases, *reversed(cases)]
+    for case in turns:
+        numbers = _measured(proxy, partial(load, case, seconds))
+        taken[case.name].append(numbers["cpu_us"])
+    cpu_us = {name: sum(values) / len(values) for name, values in taken.items()}
+    more_us = {f"{name}_more_us": value - cpu_us[BARE.name] for name, value in cpu_us.items()}
+    del more_us[f"{BARE.name}_more_us"]
+    return {f"{BARE.name}_us": cpu_us[BARE.name], **more_us}
+
+
+def gated_connections(proxy: Proxy) -> Numbers:
+    url = f"http://127.0.0.1:{proxy.port_of(CONNECTIONS)}/"
+    run_wrk(url, GATED_CONNECTIONS, 1, close=True)
+    return _measured(proxy, lambda: run_wrk(url, GATED_CONNECTIONS, proxy.seconds, close=True))
 
 
 def new_connections(proxy: Proxy) -> Numbers:
@@ -328,6 +386,36 @@ SCENARIOS = (
             Row("cpu_us", "HTTP/1.1, a new connection per request: CPU µs per request", 1),
             Row("per_s", "… requests per second", 0, less_is_better=False),
         ),
+    ),
+    Scenario(
+        "gatekeeping-connections",
+        Front.GATED,
+        check_gates,
+        gated_connections,
+        (
+            Row(
+                "cpu_us",
+                f"HTTP/1.1, a new connection per request, {gates.BLOCKED_NETWORKS:,} blocked networks and "
+                "limits by address: CPU µs per request",
+                1,
+            ),
+            Row("per_s", "… requests per second", 0, less_is_better=False),
+        ),
+        case=CONNECTIONS,
+    ),
+    Scenario(
+        "gatekeeping",
+        Front.GATED,
+        check_gates,
+        gatekeeping,
+        (
+            Row("bare_us", "HTTP/1.1 keep-alive, a route that checks nothing: CPU µs per request", 1),
+            *(
+                Row(f"{case.name}_more_us", f"… more with {case.title}", 1)
+                for case in (*SINGLE_CASES, *ALL_CASES)
+            ),
+        ),
+        case=BARE,
     ),
     Scenario(
         "handshakes",

@@ -20,10 +20,14 @@ from smartproxy.config import (
     compile_configuration,
     parse_config,
 )
+from smartproxy.challenges import BUILT_IN_PROVIDER_ID, register_built_in
+from smartproxy.config.compile_security import blocked_addresses
+from smartproxy.config.models import SecurityPolicyConfig
 from smartproxy.core.configuration import Configuration
 from smartproxy.core.engine import Engine
 from smartproxy.core.env import Env
 from smartproxy.core.records import AccessRecord, Level, Record
+from smartproxy.core.security.challenge.provider import ChallengeProvider
 from smartproxy.logs import LogBridge
 from smartproxy.logs.bridge import access_fields
 
@@ -114,6 +118,8 @@ class SmartProxy:
         self._log_bridge = LogBridge()
         self._listeners: dict[str, list[Listener]] = {event: [] for event in EVENTS}
         self._engine = Engine(self._compiled.configuration, Env(entropy=os.urandom, wall_clock=time.time))
+        self._own_providers: set[str] = set()
+        self._register_built_in_challenges()
         self._driver: Driver | None = None
         self._added_ports: set[int] = set()
         self._compiled_at = time.monotonic()
@@ -249,6 +255,7 @@ class SmartProxy:
         _open_ports(driver, compiled.configuration, opened)
         older = self._engine.configuration
         driver.apply(lambda now: self._engine.handle_configuration(compiled.configuration, now))
+        self._register_built_in_challenges()
         try:
             # The engine takes UDP sockets for the routes in force only.
             _open_udp_ports(driver, compiled.configuration)
@@ -263,6 +270,36 @@ class SmartProxy:
         self._compiled_at = time.monotonic()
         for port in listening.keys() - wanted:
             driver.stop_listening(port)
+
+    async def update_security_policy(self, policy: SecurityPolicyConfig | Mapping[str, Any]) -> None:
+        """Replace the block policy (`blocked_ips`, `blocked_cidrs`); nothing else changes.
+
+        It holds from the next connection on, and the connections of those it keeps out end at once.
+        Raises ConfigError, and changes nothing, for a policy that does not hold.
+        """
+        if not isinstance(policy, SecurityPolicyConfig):
+            policy = SecurityPolicyConfig.model_validate(policy)
+        blocked = blocked_addresses(policy)
+        self._config = self._config.model_copy(update={"security_policy": policy})
+        if self._driver is None:
+            self._engine.handle_blocked_addresses(blocked, time.monotonic())
+        else:
+            self._running_driver().apply(lambda now: self._engine.handle_blocked_addresses(blocked, now))
+
+    def register_challenge_provider(self, provider_id: str, provider: ChallengeProvider) -> None:
+        """Have `provider` make the challenges of the routes that name `provider_id`.
+
+        It may be registered before the start or while the proxy runs, and replaced; until it is
+        there its routes answer 503 to whoever would be challenged. Its methods may be sync or
+        async; sync ones run in the event loop and must not block.
+        """
+        self._own_providers.add(provider_id)
+        self._engine.register_challenge_provider(provider_id, provider)
+
+    def _register_built_in_challenges(self) -> None:
+        # Who registers something else under that name means it.
+        if BUILT_IN_PROVIDER_ID not in self._own_providers:
+            register_built_in(self._engine)
 
     def _udp_ports(self) -> dict[int, int]:
         """Configured UDP port → bound port, of those that routes name; others are only being left."""

@@ -7,10 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Protocol
+
+from bench.gates import CASES, Case, Check
 
 SERVER_NAME = "bench.example"
 IDLE_TIMEOUT_S = 300
@@ -31,6 +34,8 @@ class Front(Enum):
     """HTTP/3 on the UDP port of the same number as a TCP port for HTTPS, to the backend as HTTP."""
     WEBSOCKET = "websocket"
     """HTTP/1.1, and its upgrade to WebSocket handed on to the backend."""
+    GATED = "gated"
+    """As HTTP, on a port for each of the cases of `bench.gates`, which say what is checked first."""
     TCP = "tcp"
     """A connection handed on as it is."""
     PASSTHROUGH = "passthrough"
@@ -58,6 +63,12 @@ class Assignment:
     key: Path
     directory: Path
     """The process's own, for its configuration and whatever it writes."""
+    case_ports: Mapping[str, int] = field(default_factory=dict)
+    """For `Front.GATED`: a port for each case, by its name. One of them is `listen_port`."""
+
+    def cases(self) -> list[tuple[Case, int]]:
+        """Each case with its port."""
+        return [(case, self.case_ports[case.name]) for case in CASES if case.name in self.case_ports]
 
 
 class PeerMissing(Exception):
@@ -69,6 +80,8 @@ class Peer(Protocol):
 
     name: str
     fronts: frozenset[Front]
+    checks: frozenset[Check]
+    """What it can check, of what `Front.GATED` may ask for."""
 
     def version(self) -> str:
         """Its version; PeerMissing when it is not installed."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
+from bench import gates
+from bench.gates import Check
 from bench.peers import (
     IDLE_TIMEOUT_S,
     MAX_CONNECTIONS,
@@ -25,7 +28,27 @@ def address(port: int, protocol: str = "TCP") -> Json:
     return {"socket_address": {"protocol": protocol, "address": "127.0.0.1", "port_value": port}}
 
 
-def http_filter(codec: str, *, websocket: bool = False) -> Json:
+def token_filter() -> Json:
+    """That requests have a JSON Web Token; those seen before are remembered."""
+    key = base64.urlsafe_b64encode(gates.TOKEN_SECRET.encode()).decode().rstrip("=")
+    key_set = {"keys": [{"kty": "oct", "alg": "HS256", "k": key}]}
+    return {
+        "name": "envoy.filters.http.jwt_authn",
+        "typed_config": {
+            "@type": f"{TYPES}.filters.http.jwt_authn.v3.JwtAuthentication",
+            "providers": {
+                "bench": {
+                    "local_jwks": {"inline_string": json.dumps(key_set)},
+                    "forward": True,
+                    "jwt_cache_config": {"jwt_cache_size": 100},
+                }
+            },
+            "rules": [{"match": {"prefix": "/"}, "requires": {"provider_name": "bench"}}],
+        },
+    }
+
+
+def http_filter(codec: str, *, websocket: bool = False, token: bool = False) -> Json:
     route: Json = {"cluster": CLUSTER}
     manager: Json = {
         "@type": f"{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -39,10 +62,11 @@ def http_filter(codec: str, *, websocket: bool = False) -> Json:
             ]
         },
         "http_filters": [
+            *([token_filter()] if token else []),
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": {"@type": f"{TYPES}.filters.http.router.v3.Router"},
-            }
+            },
         ],
     }
     if websocket:
@@ -111,6 +135,17 @@ def tcp_listener(assignment: Assignment) -> Json:
     return listener
 
 
+def gated_listeners(assignment: Assignment) -> list[Json]:
+    return [
+        {
+            "name": case.name,
+            "address": address(port),
+            "filter_chains": [{"filters": [http_filter("HTTP1", token=Check.TOKEN in case.checks)]}],
+        }
+        for case, port in assignment.cases()
+    ]
+
+
 def quic_listener(assignment: Assignment) -> Json:
     transport = f"{TYPES}.transport_sockets.quic.v3.QuicDownstreamTransport"
     return {
@@ -138,6 +173,7 @@ def quic_listener(assignment: Assignment) -> Json:
 class Envoy:
     name = "envoy"
     fronts = frozenset(Front)
+    checks = frozenset({Check.TOKEN})
 
     def _program(self) -> str:
         try:
@@ -150,7 +186,10 @@ class Envoy:
         return version_in([self._program(), "--version"])
 
     def command(self, assignment: Assignment) -> list[str]:
-        listeners = [tcp_listener(assignment)]
+        if assignment.front is Front.GATED:
+            listeners = gated_listeners(assignment)
+        else:
+            listeners = [tcp_listener(assignment)]
         if assignment.front is Front.HTTP3:
             listeners.append(quic_listener(assignment))
         thresholds = {"max_connections": MAX_CONNECTIONS, "max_requests": MAX_CONNECTIONS}

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import getpass
+import hashlib
 import os
 import subprocess
+from pathlib import Path
 
+from bench import gates
+from bench.gates import Case, Check
 from bench.peers import (
     IDLE_TIMEOUT_S,
     MAX_CONNECTIONS,
@@ -39,10 +44,17 @@ http {{
         keepalive {pooled};
         keepalive_requests 1000000000;
     }}
+    {zones}
+    {servers}
+}}
+"""
+
+SERVER = """
     server {{
         listen 127.0.0.1:{listen_port} backlog=4096 {ssl};
         {certificate}
         {http2}
+        {gate}
         location / {{
             proxy_pass http://backend;
             proxy_http_version 1.1;
@@ -56,8 +68,25 @@ http {{
             proxy_max_temp_file_size 0;
         }}
     }}
-}}
 """
+
+# A zone's counters are per key; rates are counted by the second at most.
+ZONES = """
+    geo $blocked {{ default 0; include {directory}/blocked; }}
+    limit_conn_zone $binary_remote_addr zone=addresses:10m;
+    limit_conn_zone $server_port zone=routes:1m;
+    limit_req_zone $binary_remote_addr zone=requests:10m rate=1000000r/s;
+"""
+MOST_COUNTED = 65535
+
+GATES = {
+    Check.BLOCKED_NETWORKS: "if ($blocked) {{ return 403; }}",
+    Check.ADDRESS_LIMITS: f"limit_conn addresses {MOST_COUNTED};",
+    Check.ROUTE_LIMIT: f"limit_conn routes {MOST_COUNTED};",
+    Check.IP_LISTS: "include {directory}/lists;",
+    Check.RATE_LIMIT: "limit_req zone=requests burst=1000000 nodelay;",
+    Check.PASSWORD: f"auth_basic {gates.REALM}; auth_basic_user_file {{directory}}/passwords;",
+}
 
 CERTIFICATE = """
         ssl_protocols TLSv1.3;
@@ -114,10 +143,33 @@ def user_directive() -> str:
     return f"user {getpass.getuser()};" if os.geteuid() == 0 else ""
 
 
+def salted_sha1(password: str) -> str:
+    """A password as `auth_basic_user_file` takes it, in its cheapest kind of hash."""
+    salt = os.urandom(8)
+    digest = hashlib.sha1(password.encode() + salt).digest()
+    return "{SSHA}" + base64.b64encode(digest + salt).decode()
+
+
+def write_gate_files(directory: Path) -> None:
+    """What `ZONES` and `GATES` include."""
+    blocked = "".join(f"{network} 1;\n" for network in gates.blocked_networks())
+    (directory / "blocked").write_text(blocked)
+    denied = "".join(f"deny {network};\n" for network in gates.block_list())
+    allowed = "".join(f"allow {network};\n" for network in gates.allow_list())
+    (directory / "lists").write_text(f"{denied}{allowed}deny all;\n")
+    (directory / "passwords").write_text(f"{gates.USER}:{salted_sha1(gates.PASSWORD)}\n")
+
+
+def gate(case: Case, directory: Path) -> str:
+    """The directives of a server that checks what the case does."""
+    return " ".join(GATES[check].format(directory=directory) for check in GATES if check in case.checks)
+
+
 class Nginx:
     name = "nginx"
     # The package's nginx is built without http_v3_module.
     fronts = frozenset(Front) - {Front.HTTP3}
+    checks = frozenset(GATES)
 
     def version(self) -> str:
         return nginx_version()
@@ -125,23 +177,7 @@ class Nginx:
     def command(self, assignment: Assignment) -> list[str]:
         directory = assignment.directory
         if assignment.front.is_http:
-            is_tls = assignment.front.is_tls_terminated
-            is_websocket = assignment.front is Front.WEBSOCKET
-            body = HTTP.format(
-                directory=directory,
-                idle=IDLE_TIMEOUT_S,
-                pooled=POOLED_CONNECTIONS,
-                backend_port=assignment.backend_port,
-                listen_port=assignment.listen_port,
-                ssl="ssl" if is_tls else "",
-                certificate=CERTIFICATE.format(certificate=assignment.certificate, key=assignment.key)
-                if is_tls
-                else "",
-                http2="http2 on;" if assignment.front is Front.HTTP2 else "",
-                upgrade=UPGRADE if is_websocket else NO_UPGRADE,
-                # An upgraded connection has this one buffer each way.
-                buffer="64k" if is_websocket else "16k",
-            )
+            body = self._http(assignment)
         else:
             by_name = assignment.front is Front.PASSTHROUGH
             body = STREAM.format(
@@ -164,6 +200,41 @@ class Nginx:
             )
         )
         return [nginx_program(), "-p", str(directory), "-c", str(configuration)]
+
+    def _http(self, assignment: Assignment) -> str:
+        is_gated = assignment.front is Front.GATED
+        if is_gated:
+            write_gate_files(assignment.directory)
+            servers = [
+                self._server(assignment, port, gate(case, assignment.directory))
+                for case, port in assignment.cases()
+            ]
+        else:
+            servers = [self._server(assignment, assignment.listen_port, "")]
+        return HTTP.format(
+            directory=assignment.directory,
+            idle=IDLE_TIMEOUT_S,
+            pooled=POOLED_CONNECTIONS,
+            backend_port=assignment.backend_port,
+            zones=ZONES.format(directory=assignment.directory) if is_gated else "",
+            servers="".join(servers),
+        )
+
+    @staticmethod
+    def _server(assignment: Assignment, port: int, gate: str) -> str:
+        is_tls = assignment.front.is_tls_terminated
+        is_websocket = assignment.front is Front.WEBSOCKET
+        certificate = CERTIFICATE.format(certificate=assignment.certificate, key=assignment.key)
+        return SERVER.format(
+            listen_port=port,
+            gate=gate,
+            ssl="ssl" if is_tls else "",
+            certificate=certificate if is_tls else "",
+            http2="http2 on;" if assignment.front is Front.HTTP2 else "",
+            upgrade=UPGRADE if is_websocket else NO_UPGRADE,
+            # An upgraded connection has this one buffer each way.
+            buffer="64k" if is_websocket else "16k",
+        )
 
     def environment(self, assignment: Assignment) -> dict[str, str]:
         return {}

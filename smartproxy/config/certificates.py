@@ -105,11 +105,15 @@ class CertificateReader:
         """Trusted certificates as PEM. Raises `Rejected` when there is none, and for any bad one."""
         known = self._authorities.get(pem_or_file)
         if known is None:
-            pem = pem_or_file.encode() if is_pem(pem_or_file) else self._content(pem_or_file, place, given)
+            pem = self.pem(pem_or_file, place, given)
             certificates = _parse_certificates(pem, place)
             self._warn_of_dates(certificates, place)
             known = self._authorities[pem_or_file] = _pem(certificates)
         return known
+
+    def pem(self, pem_or_file: str, place: Place, given: str = "") -> bytes:
+        """The text itself, or the content of the file of that name. Raises `Rejected`."""
+        return pem_or_file.encode() if is_pem(pem_or_file) else self._content(pem_or_file, place, given)
 
     def _content(self, path: str, place: Place, given: str) -> bytes:
         try:

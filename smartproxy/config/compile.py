@@ -10,6 +10,12 @@ from typing import TypeVar
 
 from smartproxy.config.certificate_files import CertificateFiles
 from smartproxy.config.certificates import CertificateReader, Place, Rejected
+from smartproxy.config.compile_security import (
+    RequestPolicies,
+    blocked_addresses,
+    challenge_settings,
+    max_connections,
+)
 from smartproxy.config.models import (
     ForwardActionConfig,
     HandlerActionConfig,
@@ -130,6 +136,7 @@ class _Compiler:
         self._reader = reader
         self._reads_certificates = reads_certificates
         self._origins = OriginContexts(reader)
+        self._request_policies = RequestPolicies(model.defaults.security, reader, self.problems)
         self._ip_sets: dict[tuple[str, ...], IpSet] = {}
         self._field_rules: dict[tuple[tuple[str, str | None], ...], FieldRules] = {}
 
@@ -140,9 +147,15 @@ class _Compiler:
             table=RouteTable(routes),
             certificates=index_certificates(model, self._reader, self.problems),
             trusted_proxies=self._ip_set(model.trusted_proxy_ips),
+            blocked_addresses=blocked_addresses(model.security_policy),
+            challenges=challenge_settings(model.challenge),
             listen_hosts=tuple(dict.fromkeys(model.listen)),
             timeouts=_timeouts(model),
-            limits=Limits(**dict(model.limits)),
+            limits=Limits(
+                **dict(model.limits),
+                max_connections_per_ip=model.max_connections_per_ip or None,
+                connection_rate_limit_per_minute=model.connection_rate_limit_per_minute or None,
+            ),
             server_name=model.server_name,
             quic_engine=None if model.quic_engine == "auto" else model.quic_engine,
         )
@@ -160,6 +173,9 @@ class _Compiler:
         return [(position, route) for position, route in enumerate(self._model.routes) if route.enabled]
 
     def route(self, position: int, route: RouteConfig) -> Route:
+        request_policy = None
+        if self._reads_certificates:
+            request_policy = self._request_policies.policy(route.security, ("routes", position, "security"))
         return Route(
             position=position,
             name=route.name or route.id or f"route[{position}]",
@@ -168,6 +184,8 @@ class _Compiler:
             match=self._match(route.match),
             action=self._action(route, ("routes", position, "action")),
             access=self._access(route.security),
+            max_connections=max_connections(route.security, self._model.defaults.security),
+            request_policy=request_policy,
             request_fields=self._fields(route.headers, "request"),
             response_fields=self._fields(route.headers, "response"),
             quic=_quic_policy(route.action.udp.quic, self._model) if serves_http3(route) else None,

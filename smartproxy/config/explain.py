@@ -82,15 +82,17 @@ def _problem(
     kind = details["type"]
     context: dict[str, Any] = details.get("ctx", {})
     steps, value = _follow(details["loc"], data)
-    owners = _owners(model, details["loc"])
     key = str(steps[-1]) if steps else ""
     if details["loc"][-1:] == ("[key]",):
         value = key
     if kind == INVALID and context["field"] and isinstance(value, (dict, BaseModel)):
         key = context["field"]
         steps = (*steps, key)
-        owners = _owners(model, (*details["loc"], key))
         value = value.get(key) if isinstance(value, dict) else getattr(value, key, None)
+        location: tuple[str | int, ...] = (*details["loc"], key)
+    else:
+        location = details["loc"]
+    owners = _owners(model, location)
     where = place_text((*place, *steps))
 
     if kind == "missing":
@@ -102,7 +104,9 @@ def _problem(
         return Problem(where, refused)
 
     hidden = (
-        isinstance(value, Referenced) or isinstance(details["input"], Referenced) or _is_secret(owners, key)
+        isinstance(value, Referenced)
+        or isinstance(details["input"], Referenced)
+        or _is_secret(model, location)
     )
     given = "" if hidden else shown(value)
     if kind == INVALID and context["field"] and key != context["field"]:
@@ -216,12 +220,25 @@ def _models(annotation: object) -> list[type[BaseModel]]:
     return [leaf for leaf in _leaves(annotation) if isinstance(leaf, type) and issubclass(leaf, BaseModel)]
 
 
-def _is_secret(owners: Sequence[type[BaseModel]], key: str) -> bool:
-    return any(
-        leaf is SecretStr or getattr(leaf, "section", "") == "certificate"
-        for owner in owners
-        for leaf in _leaves(_fields(owner).get(key))
-    )
+def _is_secret(model: type[BaseModel], location: Sequence[str | int]) -> bool:
+    """Whether what stands at `location` is a secret, belongs to one, or is in place of a table with one."""
+    owners: list[type[BaseModel]] = [model]
+    for step in location:
+        if not isinstance(step, str):
+            continue
+        if step in _TAGS:
+            owners = [owner for owner in owners if getattr(owner, "tag", "") == step] or owners
+            continue
+        leaves = [leaf for owner in owners for leaf in _leaves(_fields(owner).get(step))]
+        if SecretStr in leaves:
+            return True
+        owners = [leaf for leaf in leaves if isinstance(leaf, type) and issubclass(leaf, BaseModel)]
+    return any(_has_secret(owner) for owner in owners)
+
+
+@cache
+def _has_secret(model: type[BaseModel]) -> bool:
+    return any(SecretStr in _leaves(annotation) for annotation in _fields(model).values())
 
 
 def _leaves(annotation: object) -> list[object]:

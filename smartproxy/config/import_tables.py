@@ -10,6 +10,8 @@ import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from smartproxy.challenges import BUILT_IN_PROVIDER_ID
+from smartproxy.config.models.challenge import SHORTEST_SIGNING_KEY_BYTES
 from smartproxy.config.units import format_duration
 
 
@@ -295,6 +297,7 @@ MATCH: Options = {
 }
 
 _CHALLENGE: Options = {
+    "enabled": ("enabled", same),
     "providerId": ("provider_id", same),
     "challengeType": ("challenge_type", same),
     "policyRef": ("policy_ref", same),
@@ -322,6 +325,21 @@ _CHALLENGE: Options = {
     ),
 }
 
+_WAIT_SETTINGS: Options = {"waitSeconds": ("wait_seconds", same)}
+
+
+def _challenge(value: Any, place: str, importing: Importing) -> dict[str, Any]:
+    """A challenge; the `wait` of their provider is built in here."""
+    challenge: dict[str, Any] = table_of(_CHALLENGE)(value, place, importing)
+    if challenge.get("provider_id") == "smartchallenge" and challenge.get("challenge_type") == "wait":
+        challenge["provider_id"] = BUILT_IN_PROVIDER_ID
+        if isinstance(challenge.get("settings"), dict):
+            challenge["settings"] = importing.table(
+                challenge["settings"], f"{place}.settings", _WAIT_SETTINGS
+            )
+    return challenge
+
+
 _RATE_LIMIT: Options = {
     "enabled": ("enabled", same),
     "maxRequests": ("max_requests", same),
@@ -334,7 +352,7 @@ _RATE_LIMIT: Options = {
         table_of(
             {
                 "type": ("type", same),
-                "challenge": ("challenge", table_of(_CHALLENGE)),
+                "challenge": ("challenge", _challenge),
                 "clearanceEffect": ("clearance_effect", same),
             }
         ),
@@ -343,20 +361,22 @@ _RATE_LIMIT: Options = {
 
 _CREDENTIALS: Options = {name: (name, same) for name in ("username", "password")}
 
+_BASIC_AUTH: Options = {
+    "enabled": ("enabled", same),
+    "users": ("users", list_of(table_of(_CREDENTIALS))),
+    "realm": ("realm", same),
+}
+
+_JWT_AUTH: Options = {name: (name, same) for name in ("enabled", "secret", "algorithm", "issuer", "audience")}
+
 SECURITY: Options = {
     "ipAllowList": ("ip_allow_list", ip_rules),
     "ipBlockList": ("ip_block_list", ip_rules),
     "maxConnections": ("max_connections", same),
     "rateLimit": ("rate_limit", table_of(_RATE_LIMIT)),
-    "basicAuth": (
-        "basic_auth",
-        table_of({"users": ("users", list_of(table_of(_CREDENTIALS))), "realm": ("realm", same)}),
-    ),
-    "jwtAuth": (
-        "jwt_auth",
-        table_of({name: (name, same) for name in ("secret", "algorithm", "issuer", "audience")}),
-    ),
-    "challenge": ("challenge", table_of(_CHALLENGE)),
+    "basicAuth": ("basic_auth", table_of(_BASIC_AUTH)),
+    "jwtAuth": ("jwt_auth", table_of(_JWT_AUTH)),
+    "challenge": ("challenge", _challenge),
 }
 
 _ACME: Options = {
@@ -368,8 +388,17 @@ _ACME: Options = {
     "renewCheckIntervalHours": ("renew_check_interval", hours),
 }
 
+
+def _signing_key(value: Any, place: str, importing: Importing) -> str:
+    if not isinstance(value, str) or len(value.encode("utf-8", "replace")) < SHORTEST_SIGNING_KEY_BYTES:
+        raise NotCarried(
+            f"it is shorter than {SHORTEST_SIGNING_KEY_BYTES} bytes; a key is made at start instead"
+        )
+    return value
+
+
 _CHALLENGE_RUNTIME: Options = {
-    "cookieSigningKey": ("cookie_signing_key", same),
+    "cookieSigningKey": ("cookie_signing_key", _signing_key),
     "pendingCookieName": ("pending_cookie_name", same),
     "clearanceCookieName": ("clearance_cookie_name", same),
     "reservedPathPrefix": ("reserved_path_prefix", same),
@@ -406,7 +435,7 @@ ROOT: Options = {
     "connectionRateLimitPerMinute": ("connection_rate_limit_per_minute", same),
     "securityPolicy": (
         "security_policy",
-        table_of({"blockedIps": ("blocked_ips", same), "blockedCidrs": ("blocked_cidrs", ip_rules)}),
+        table_of({"blockedIps": ("blocked_ips", ip_rules), "blockedCidrs": ("blocked_cidrs", ip_rules)}),
     ),
     "challenge": ("challenge", table_of(_CHALLENGE_RUNTIME)),
     "keepAliveTreatment": ("keep_alive_treatment", same),

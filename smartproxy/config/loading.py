@@ -24,7 +24,13 @@ Format = Literal["toml", "yaml", "json"]
 
 CONFIG_LIMIT_CHARACTERS = 64 * 1024 * 1024
 
-_OPTIONS_ROUTES_DEPEND_ON = ("trusted_proxy_ips", "defaults", "default_certificate", "disable_default_cert")
+_OPTIONS_ROUTES_DEPEND_ON = (
+    "trusted_proxy_ips",
+    "defaults",
+    "default_certificate",
+    "disable_default_cert",
+    "listen",
+)
 
 _FORMATS: dict[str, Format] = {".toml": "toml", ".yaml": "yaml", ".yml": "yaml", ".json": "json"}
 

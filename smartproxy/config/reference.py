@@ -65,7 +65,8 @@ Any text may be a **reference**, so that secrets need not stand in the file: `${
 variable, `${NAME:-default}` one that may be unset or empty, `$${` the characters themselves; a text
 that begins with `file:` is the content of that file (at most 1 MiB, without its last line break),
 and `$$file:` begins with the characters themselves. Numbers and `true` may come by reference too.
-Values that came by reference, and private keys, are never shown in logs, errors, `repr()` or dumps.
+Values that came by reference, private keys, passwords, secrets and signing keys are never shown in
+logs, errors, `repr()` or dumps.
 """
 
 _PLANNED = """\

@@ -76,6 +76,16 @@ def raw_handler(route: RouteConfig) -> str:
     return ""
 
 
+def invisible_http(route: RouteConfig) -> str:
+    """Why the route never sees HTTP, such as "cannot be seen with ..."; empty where it may."""
+    kind = raw_handler(route)
+    if mode_of(route) == "passthrough":
+        return "cannot be seen in TLS that is passed through"
+    if route.match.protocol == "tcp":
+        return 'cannot be seen with protocol "tcp"'
+    return f"cannot be seen by the {kind} handler, which knows no HTTP" if kind else ""
+
+
 def check_route(route: RouteConfig, place: Path, config: ProxyConfig | None) -> Iterator[Problem]:
     """Everything wrong with `route` at `place`. Without `config` what depends on it is not checked."""
     yield from _check_visibility(route, place)
@@ -92,14 +102,8 @@ def check_route(route: RouteConfig, place: Path, config: ProxyConfig | None) -> 
 
 def _check_visibility(route: RouteConfig, place: Path) -> Iterator[Problem]:
     """Conditions and rules on HTTP, where the route never sees HTTP."""
-    kind = raw_handler(route)
-    if mode_of(route) == "passthrough":
-        reason = "cannot be seen in TLS that is passed through"
-    elif route.match.protocol == "tcp":
-        reason = 'cannot be seen with protocol "tcp"'
-    elif kind:
-        reason = f"cannot be seen by the {kind} handler, which knows no HTTP"
-    else:
+    reason = invisible_http(route)
+    if not reason:
         return
     yield from _refuse_http_conditions(route.match, (*place, "match"), reason)
     if mode_of(route) == "passthrough" and route.match.protocol == "http":

@@ -15,8 +15,8 @@ from smartproxy.core.routing.paths import PathPattern, normalise_path
 from smartproxy.core.routing.table import OrderKey, order_key
 from smartproxy.core.security.ip_rules import ip_number
 
-_REPLACED_WHOLE = ("certificate", "handler")
-"""Tables whose keys exclude one another, so that a mix of two makes no sense."""
+_REPLACED_WHOLE = ("basic_auth", "certificate", "handler", "jwt_auth", "settings")
+"""Tables whose keys exclude one another, or that must not let in what only the other one did."""
 
 
 def merge_route_configs(
@@ -24,7 +24,8 @@ def merge_route_configs(
 ) -> RouteConfig:
     """`base` with everything that `override` sets: tables key by key, lists and values as a whole.
 
-    An action of another type replaces the action, and so do a certificate and a handler.
+    An action of another type replaces the action, and so do a certificate, a handler,
+    users and keys (`basic_auth`, `jwt_auth`), and the settings of a challenge.
     `override` may be a part of a route. Raises ConfigError when the result is none.
     """
     return RouteConfig.model_validate(_merged(_mapping(base), _mapping(override)))

@@ -23,6 +23,7 @@ from smartproxy.config.route_checks import (
     terminates_tls,
     warning,
 )
+from smartproxy.config.security_checks import check_security, check_security_options
 from smartproxy.core.routing.domains import normalise_domain
 
 
@@ -60,7 +61,7 @@ class RouteValidator:
         problems = [
             problem
             for position, route in routes.items()
-            for check in (check_route, check_http3)
+            for check in (check_route, check_http3, check_security)
             for problem in check(route, ("routes", position), config)
         ]
         problems += _check_unique(routes, "name")
@@ -69,6 +70,7 @@ class RouteValidator:
         if config is not None:
             if config.defaults.target is not None:
                 problems += check_target(config.defaults.target, ("defaults", "target"))
+            problems += check_security_options(config.defaults.security, ("defaults", "security"), config)
             problems += _check_proxy_policies(enabled, config)
             problems += _check_certificates(enabled, config)
             if config.quic_engine == "qh3" and find_spec("qh3") is None:

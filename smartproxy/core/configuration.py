@@ -323,9 +323,9 @@ class Limits:
     pool_idle_per_host: int = 256
     pending_per_host: int = 1024
     """Exchanges that may wait for a connection to one host."""
-    max_connections_per_ip: int | None = 100
+    max_connections_per_ip: int | None = None
     """Client connections at a time of one address, or of one IPv6 /64; None: no limit."""
-    connection_rate_limit_per_minute: int | None = 300
+    connection_rate_limit_per_minute: int | None = None
     """New client connections of one address, or of one IPv6 /64, in any 60 seconds; None: no limit."""
     counted_addresses: int = 100_000
     """Addresses whose connections per minute are counted at a time."""

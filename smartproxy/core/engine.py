@@ -18,6 +18,10 @@ from smartproxy.core.http.http2_client import Http2Client
 from smartproxy.core.http.http3_client import Http3Client
 from smartproxy.core.ops import Address, Operation, RelayOutcome, Result, StartRelay
 from smartproxy.core.records import AccessRecord, Level, Record
+from smartproxy.core.security.challenge.provider import ChallengeProvider
+from smartproxy.core.security.connection_limits import ConnectionLimits
+from smartproxy.core.security.gatekeeper import Gatekeeper
+from smartproxy.core.security.ip_rules import IpSet
 from smartproxy.core.stream import ByteStream, Link
 from smartproxy.core.upstream.multiplexed import MultiplexedOwner
 from smartproxy.core.upstream.pool import Pools
@@ -46,6 +50,7 @@ class Engine:
 
     __slots__ = (
         "_connections",
+        "_gatekeeper",
         "_generation",
         "_in_input",
         "_next_link_id",
@@ -71,7 +76,8 @@ class Engine:
                 limits=BACKEND_HTTP3_LIMITS,
             ),
         )
-        self._generation = Generation(configuration, self._pools, 1)
+        self._gatekeeper = Gatekeeper(self.context)
+        self._generation = Generation(configuration, self._pools, self._gatekeeper, 1)
         self._connections: dict[int, ClientConnection] = {}
         self._quic_listeners: list[QuicListener] = []
         self._next_link_id = 0
@@ -105,6 +111,15 @@ class Engine:
     def backend_protocols(self) -> list[tuple[str, ProtocolSnapshot]]:
         """What is known of the HTTP versions of backends that may have several, by endpoint; at most 256."""
         return self._pools.protocol_snapshots()
+
+    @property
+    def connection_limits(self) -> ConnectionLimits:
+        """The counts of client connections by address and by route, for looking at."""
+        return self._gatekeeper.connection_limits
+
+    def register_challenge_provider(self, provider_id: str, provider: ChallengeProvider) -> None:
+        """Have `provider` make the challenges of the routes that name `provider_id`, from now on."""
+        self._gatekeeper.challenges.register(provider_id, provider)
 
     # Inputs.
 
@@ -298,7 +313,7 @@ class Engine:
         self._enter(now)
         try:
             older = self._generation
-            generation = Generation(configuration, self._pools, older.number + 1)
+            generation = Generation(configuration, self._pools, self._gatekeeper, older.number + 1)
             generation.adopt(older)
             older.retired = True
             older.stop()
@@ -321,6 +336,20 @@ class Engine:
         try:
             self._generation.replace_certificates(certificates)
             self.context.record("tls", "certificates_replaced")
+        finally:
+            self._in_input = False
+
+    def handle_blocked_addresses(self, blocked: IpSet, now: float) -> None:
+        """Keep `blocked` out from now on, instead of those before; their connections end at once."""
+        self._enter(now)
+        try:
+            self._generation.replace_block_policy(blocked)
+            for connection in list(self._connections.values()):
+                if blocked.contains(connection.client_number):
+                    self._lose(connection.link, LostReason.ERROR)
+            for listener in self._quic_listeners:
+                listener.end_blocked()
+            self.context.record("security", "block_policy_replaced")
         finally:
             self._in_input = False
 
@@ -377,6 +406,7 @@ class Engine:
                 connection = self._connections.pop(link.id, None)
                 if connection is not None:
                     self.context.timers.cancel(connection.timer)
+                    connection.release_admission()
         finally:
             self._in_input = False
 

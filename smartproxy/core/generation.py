@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from smartproxy.core.certificates import CertificateIndex
 from smartproxy.core.configuration import Configuration, ForwardAction, Target
+from smartproxy.core.security.gatekeeper import Gatekeeper
+from smartproxy.core.security.ip_rules import IpSet
 from smartproxy.core.upstream.pool import Pools
 from smartproxy.core.upstream.probe import Prober
 from smartproxy.core.upstream.selection import TargetState
@@ -22,6 +24,9 @@ class Generation:
 
     __slots__ = (
         "configuration",
+        "gatekeeper",
+        "gates",
+        "has_challenges",
         "http1_limits",
         "http2_limits",
         "number",
@@ -31,9 +36,15 @@ class Generation:
         "targets",
     )
 
-    def __init__(self, configuration: Configuration, pools: Pools, number: int) -> None:
+    def __init__(
+        self, configuration: Configuration, pools: Pools, gatekeeper: Gatekeeper, number: int
+    ) -> None:
         self.configuration = configuration
         self.pools = pools
+        self.gatekeeper = gatekeeper
+        #: Of the routes that have a request policy.
+        self.gates = gatekeeper.configure(configuration)
+        self.has_challenges = any(gate.policy.challenge_providers for gate in self.gates.values())
         self.number = number
         limits = configuration.limits
         self.http1_limits = Http1Limits(
@@ -67,6 +78,11 @@ class Generation:
     def replace_certificates(self, certificates: CertificateIndex) -> None:
         """Change nothing but what new TLS handshakes present."""
         self.configuration = replace(self.configuration, certificates=certificates)
+
+    def replace_block_policy(self, blocked: IpSet) -> None:
+        """Change nothing but who is kept out altogether."""
+        self.configuration = replace(self.configuration, blocked_addresses=blocked)
+        self.gatekeeper.blocked_addresses = blocked
 
     def start(self) -> None:
         """Begin what runs by itself: the active health checks."""

@@ -1,4 +1,4 @@
-"""The asyncio driver: one reader callback, one timer, and a task for each look-up and each async function."""
+"""The asyncio driver: one reader callback, one timer, a task for each look-up, async or slow function."""
 
 from __future__ import annotations
 
@@ -6,15 +6,24 @@ import asyncio
 import inspect
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from smartproxy.core.failure import LostReason
-from smartproxy.core.ops import OperationFailed, ResolveHost, Result, Returned
+from smartproxy.core.ops import CallFunction, OperationFailed, ResolveHost, Result, Returned
 from smartproxy.core.records import AccessRecord, Record
-from smartproxy.drivers.driver import Driver, call_failed, host_to_look_up, lookup_failed, resolved
+from smartproxy.drivers.driver import (
+    MAX_WORKER_THREADS,
+    Driver,
+    call_failed,
+    call_in_thread,
+    host_to_look_up,
+    lookup_failed,
+    resolved,
+)
 
 if TYPE_CHECKING:
     from smartproxy.core.engine import Engine
@@ -35,6 +44,7 @@ class AsyncioDriver(Driver):
         self._timer_handle: asyncio.TimerHandle | None = None
         self._tasks: dict[int, asyncio.Task[Result]] = {}
         self._idle: asyncio.Event | None = None
+        self._threads: ThreadPoolExecutor | None = None
 
     async def start(self) -> None:
         """Begin to accept and to serve. Raises RuntimeError on a loop that cannot watch descriptors."""
@@ -63,7 +73,11 @@ class AsyncioDriver(Driver):
         return True
 
     async def aclose(self) -> None:
-        """Let go of everything at once; connections that are left are reset. May be called again."""
+        """Let go of everything at once; connections that are left are reset. May be called again.
+
+        A function that still runs in a thread is not waited for; only the interpreter's
+        own end is, until it returns.
+        """
         if self._is_closed:
             return
         if self._loop is not None:
@@ -75,6 +89,8 @@ class AsyncioDriver(Driver):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _arm_timer(self, deadline: float) -> None:
         assert self._loop is not None
@@ -93,6 +109,16 @@ class AsyncioDriver(Driver):
 
     def _start_awaiting(self, operation_id: int, awaitable: Awaitable[Any]) -> None:
         self._run(operation_id, _await(awaitable), awaitable)
+
+    def _start_in_thread(self, operation: CallFunction) -> None:
+        if self._threads is None:
+            # Not the loop's own threads: name look-ups would wait behind slow functions there.
+            self._threads = ThreadPoolExecutor(MAX_WORKER_THREADS, thread_name_prefix="smartproxy-worker")
+        self._run(operation.id, self._await_thread(self._threads, operation))
+
+    async def _await_thread(self, threads: ThreadPoolExecutor, operation: CallFunction) -> Result:
+        assert self._loop is not None
+        return await self._loop.run_in_executor(threads, call_in_thread, operation)
 
     def _run(
         self, operation_id: int, result: Coroutine[Any, Any, Result], awaitable: Awaitable[Any] | None = None

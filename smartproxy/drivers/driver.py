@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MAX_WORKER_THREADS = 4
+"""For `CallFunction.in_thread`, in each driver."""
+
 _NO_SUCH_NAME = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 
 
@@ -64,8 +67,12 @@ class Driver(Pump):
         """Await what a user's function returned and call `answer`."""
         raise NotImplementedError
 
+    def _start_in_thread(self, operation: CallFunction) -> None:
+        """Run the function in a worker thread, at most `MAX_WORKER_THREADS` at a time, and call `answer`."""
+        raise NotImplementedError
+
     def _stop_task(self, operation_id: int) -> None:
-        """Cancel what one of the two above has started, if it still runs."""
+        """Cancel what one of those above has started, if it still runs; a thread is only abandoned."""
         raise NotImplementedError
 
     # The program's side.
@@ -207,6 +214,9 @@ class Driver(Pump):
             self._drain()
 
     def _call(self, operation: CallFunction) -> None:
+        if operation.in_thread:
+            self._start_in_thread(operation)
+            return
         try:
             value = operation.function(*operation.arguments)
         except Exception as error:
@@ -272,6 +282,15 @@ def lookup_failed(error: OSError | UnicodeError) -> OperationFailed:
     return OperationFailed(reason, error.strerror or str(error))
 
 
-def call_failed(error: Exception) -> OperationFailed:
-    """What a user's function raised, as a result."""
+def call_in_thread(operation: CallFunction) -> Result:
+    """Call the function, in a worker thread."""
+    try:
+        return Returned(operation.function(*operation.arguments))
+    # Not even SystemExit: a future would hand it to the event loop, and that would end.
+    except BaseException as error:
+        return call_failed(error)
+
+
+def call_failed(error: BaseException) -> OperationFailed:
+    """What a function raised, as a result."""
     return OperationFailed(LostReason.ERROR, repr(error))

@@ -1,4 +1,4 @@
-"""The trio driver: a task for readiness, one for the timer, one for each look-up and async function."""
+"""The trio driver: a task for readiness, one for the timer, one for each look-up, async or slow function."""
 
 from __future__ import annotations
 
@@ -10,9 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from smartproxy.core.ops import ResolveHost, Result, Returned
+from smartproxy.core.ops import CallFunction, ResolveHost, Result, Returned
 from smartproxy.core.records import AccessRecord, Record
-from smartproxy.drivers.driver import Driver, call_failed, host_to_look_up, lookup_failed, resolved
+from smartproxy.drivers.driver import (
+    MAX_WORKER_THREADS,
+    Driver,
+    call_failed,
+    call_in_thread,
+    host_to_look_up,
+    lookup_failed,
+    resolved,
+)
 
 if TYPE_CHECKING:
     from smartproxy.core.engine import Engine
@@ -34,6 +42,8 @@ class TrioDriver(Driver):
         self._timer_scope: trio.CancelScope | None = None
         self._scopes: dict[int, trio.CancelScope] = {}
         self._idle: trio.Event | None = None
+        # Not trio's own limiter: name look-ups would wait behind slow functions there.
+        self._threads = trio.CapacityLimiter(MAX_WORKER_THREADS)
         self._stopped = trio.Event()
 
     async def start(self) -> None:
@@ -74,7 +84,10 @@ class TrioDriver(Driver):
         return self._is_idle()
 
     async def aclose(self) -> None:
-        """Let go of everything at once; connections that are left are reset. May be called again."""
+        """Let go of everything at once; connections that are left are reset. May be called again.
+
+        A function that still runs in a thread is not waited for.
+        """
         nursery = self._nursery
         if nursery is None:
             self._release_everything()
@@ -117,6 +130,9 @@ class TrioDriver(Driver):
     def _start_awaiting(self, operation_id: int, awaitable: Awaitable[Any]) -> None:
         self._spawn(operation_id, _await(awaitable))
 
+    def _start_in_thread(self, operation: CallFunction) -> None:
+        self._spawn(operation.id, _await_thread(operation, self._threads))
+
     def _spawn(self, operation_id: int, result: Awaitable[Result]) -> None:
         assert self._nursery is not None, "operations need the driver to be started"
         scope = self._scopes[operation_id] = trio.CancelScope()
@@ -153,3 +169,7 @@ async def _await(awaitable: Awaitable[Any]) -> Result:
         return Returned(await awaitable)
     except Exception as error:
         return call_failed(error)
+
+
+async def _await_thread(operation: CallFunction, threads: trio.CapacityLimiter) -> Result:
+    return await trio.to_thread.run_sync(call_in_thread, operation, abandon_on_cancel=True, limiter=threads)

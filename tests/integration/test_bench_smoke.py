@@ -13,9 +13,10 @@ from typing import Any, cast
 import pytest
 
 from bench.backends import Backends
+from bench.gates import BARE, REQUEST_CASES, Check
 from bench.peers import Assignment, Front, Peer
 from bench.processes import free_port
-from bench.run import Bench
+from bench.run import PEERS, Bench
 from bench.scenarios import SCENARIOS, Scenario
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,11 +66,30 @@ def test_the_benchmark_measures_every_proxy_that_it_names(
         )
 
 
+@pytest.mark.parametrize(
+    ("peers", "programs"),
+    [("smartproxy,nginx", ["nginx"]), ("haproxy", ["nginx", "haproxy"]), ("envoy,caddy", ["nginx", "caddy"])],
+)
+def test_gatekeeping_is_measured_in_every_case_that_a_proxy_has(
+    peers: str, programs: list[str], real_program: Callable[[str], str]
+) -> None:
+    for program in (*programs, "wrk"):
+        real_program(program)
+    by_name = {peer.name: peer for peer in PEERS}
+    by_peer = measured(["gatekeeping"], peers)["numbers"]["gatekeeping"]
+    for name, numbers in by_peer.items():
+        had = [case.name for case in REQUEST_CASES if case.suits(by_name[name].checks) and case is not BARE]
+        assert set(numbers) == {"bare_us", *(f"{case}_more_us" for case in had)}
+        assert numbers["bare_us"][0] > 0
+    assert set(by_peer) == set(peers.split(","))
+
+
 class Absent:
     """A proxy that does not start."""
 
     name = "caddy"
     fronts = frozenset(Front)
+    checks = frozenset(Check)
 
     def version(self) -> str:
         return "1"
@@ -85,10 +105,12 @@ class Closing(Absent):
     """A proxy that closes every connection."""
 
     def command(self, assignment: Assignment) -> list[str]:
+        ports = list(assignment.case_ports.values()) or [assignment.listen_port]
         program = (
-            "import socket\n"
-            f"listener = socket.create_server(('127.0.0.1', {assignment.listen_port}))\n"
-            "while True: listener.accept()[0].close()"
+            "import select, socket\n"
+            f"listeners = [socket.create_server(('127.0.0.1', port)) for port in {ports}]\n"
+            "while True:\n"
+            "    for listener in select.select(listeners, [], [])[0]: listener.accept()[0].close()"
         )
         return [sys.executable, "-c", program]
 

@@ -81,13 +81,21 @@ def test_a_file_that_is_not_there() -> None:
     assert "Traceback" not in result.output
 
 
+def test_what_is_planned_is_refused_never_ignored(config: Path) -> None:
+    config.write_text("acme = { email = 'a@b.example' }\n" + config.read_text())
+    result = smartproxy("validate", str(config))
+    assert result.exit_code == 1
+    assert "acme" in result.output
+    assert "not available" in result.output
+
+
 @pytest.mark.parametrize("key", ["rate_limit", "basic_auth", "jwt_auth", "challenge"])
-def test_what_is_planned_is_refused_never_ignored(config: Path, key: str) -> None:
+def test_what_is_half_written_is_refused_never_ignored(config: Path, key: str) -> None:
     config.write_text(config.read_text() + f"security = {{ {key} = {{ }} }}\n")
     result = smartproxy("validate", str(config))
     assert result.exit_code == 1
     assert f"routes[1].security.{key}" in result.output
-    assert "not available" in result.output
+    assert "is required" in result.output
 
 
 def test_route_explains(config: Path) -> None:

@@ -37,6 +37,14 @@ SAMPLE: dict[str, Any] = {
     "logging": {"level": "debug", "access_log": False},
     "defaults": {"target": {"host": "d", "port": 1}, "security": {"ip_block_list": ["192.0.2.1"]}},
     "disable_default_cert": False,
+    "max_connections_per_ip": 7,
+    "connection_rate_limit_per_minute": False,
+    "security_policy": {"blocked_ips": ["192.0.2.1"], "blocked_cidrs": ["198.51.100.0/24"]},
+    "challenge": {
+        "cookie_signing_key": ["0123456789abcdef"],
+        "reserved_path_prefix": "/c",
+        "pending_ttl": 60,
+    },
     "default_certificate": {"cert_file": "a.pem", "key": "k"},
     "routes": [
         {
@@ -74,10 +82,34 @@ SAMPLE: dict[str, Any] = {
                 },
             },
             "headers": {"request": {"X-Ip": "{clientIp}", "X-Old": None}},
-            "security": {"ip_allow_list": ["10.0.0.0/8"]},
+            "security": {
+                "ip_allow_list": ["10.0.0.0/8"],
+                "max_connections": False,
+                "rate_limit": {
+                    "max_requests": 10,
+                    "window": "1m",
+                    "key_by": "header",
+                    "header_name": "X-Key",
+                    "on_exceeded": {"type": "challenge", "challenge": {"challenge_type": "wait"}},
+                },
+                "challenge": {
+                    "challenge_type": "proof-of-work",
+                    "settings": {"difficulty": 12},
+                    "apply_to": {"methods": "GET", "paths": ["/a/*"], "browser_navigations_only": True},
+                    "clearance": {"ttl": "1h", "bind_to_ip": True},
+                },
+                "basic_auth": {"users": [{"username": "ann", "password": "p"}], "user_header": "X-User"},
+                "jwt_auth": {
+                    "jwks_url": "https://a.example/keys",
+                    "algorithms": ["ES256"],
+                    "audience": ["b"],
+                    "claims_to_headers": {"sub": "X-Subject"},
+                },
+            },
         },
         {
             "id": "h3",
+            "security": {"basic_auth": {"users": {"ann": "p"}}, "jwt_auth": {"enabled": False}},
             "match": {"ports": 443, "transport": "all", "domains": "h3.example"},
             "action": {
                 "type": "forward",

@@ -377,6 +377,27 @@ def test_a_function_may_use_the_driver() -> None:
     run(scenario)
 
 
+def test_a_function_in_a_thread_takes_a_time_that_the_seed_decides() -> None:
+    ended_at: list[float] = []
+
+    async def scenario(sim: Simulation) -> None:
+        world = World(sim, Asking)
+        _, session = await world.connect()
+        asked_at = sim.clock.now
+        world.act(
+            lambda: session.ask(CallFunction, lambda: ended_at.append(sim.clock.now - asked_at), (), True)
+        )
+        assert session.results == []
+        await sim.sleep(1.0)
+        assert session.results == [Returned(None)]
+
+    for seed in (1, 1, 2):
+        run(scenario, seed)
+    assert ended_at[0] == ended_at[1]
+    assert ended_at[0] != ended_at[2]
+    assert all(0 < seconds < 0.1 for seconds in ended_at)
+
+
 def test_cancelled_operations_are_withdrawn_and_some_answers_cross() -> None:
     crossed = 0
 

@@ -37,6 +37,7 @@ from smartproxy.core.ops import (
 from smartproxy.core.records import AccessRecord, Record
 from smartproxy.core.routing.table import RouteTable
 from smartproxy.core.security.ip_rules import IpSet
+from smartproxy.core.security.policies import ChallengeSettings
 from smartproxy.core.stream import Ending, Link
 
 CLIENT_IP = "198.51.100.7"
@@ -70,6 +71,8 @@ def configuration(
     trusted: Iterable[str] = (),
     timeouts: Timeouts | None = None,
     limits: Limits | None = None,
+    blocked: Iterable[str] = (),
+    challenges: ChallengeSettings | None = None,
 ) -> Configuration:
     """`certificates` is by name, for every route that terminates TLS."""
     for position, each in enumerate(routes):
@@ -82,6 +85,8 @@ def configuration(
         IpSet.compile(list(trusted)),
         timeouts=timeouts or Timeouts(),
         limits=limits or Limits(),
+        blocked_addresses=IpSet.compile(list(blocked)),
+        challenges=challenges or ChallengeSettings(),
     )
 
 
@@ -375,6 +380,7 @@ class EngineByHand:
         assert not context.pending_operations
         assert not context.pending_relays
         assert self.engine.connection_count == 0
+        assert self.engine.connection_limits.total == 0, "a client that left is still counted"
         assert self.engine.backend_connection_count == 0
         assert self.engine.poll_timeout() == inf
         cancelled = {operation.link.id for operation in self.cancelled if isinstance(operation, OpenStream)}

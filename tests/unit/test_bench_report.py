@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.report import AIMS, BEGIN, END, TITLES, Report, as_json, as_markdown, update_results
+from bench.report import AIMS, BEGIN, BOUNDS, END, TITLES, Report, as_json, as_markdown, update_results
 from bench.scenarios import SCENARIOS
 
 
@@ -34,6 +34,25 @@ def test_an_aim_is_met_or_missed_by_the_ratio_of_medians() -> None:
     assert "| HTTP/1.1 keep-alive: within 2× of nginx | 1.55× | met |" in lines
     assert "| Memory per idle connection: under Caddy's | 1.11× | missed |" in lines
     assert not any("Envoy" in line for line in lines)
+
+
+def test_a_bound_is_met_or_missed_by_our_own_median() -> None:
+    report = make_report()
+    report.add("gatekeeping", "smartproxy", "all-password_more_us", [14.0, 40.0, 15.0])
+    report.add("gatekeeping", "smartproxy", "all-token_more_us", [15.1])
+    report.add("gatekeeping", "nginx", "all-token_more_us", [1.0])
+    lines = as_markdown(report).splitlines()
+    assert "| Gatekeeping, all-password: at most 15 µs more | 15.0 µs | met |" in lines
+    assert "| Gatekeeping, all-token: at most 15 µs more | 15.1 µs | missed |" in lines
+    assert not any("at most 15 µs more" in line for line in as_markdown(make_report()).splitlines())
+
+
+def test_a_difference_may_be_below_zero_and_zero_has_no_sign() -> None:
+    report = make_report()
+    report.add("gatekeeping", "smartproxy", "password_more_us", [-0.04])
+    report.add("gatekeeping", "nginx", "password_more_us", [-1.26])
+    row = next(line for line in as_markdown(report).splitlines() if "more with a password" in line)
+    assert row.endswith("| 0.0 | -1.3 | n/a |")
 
 
 def test_a_proxy_that_failed_is_told_from_one_that_was_not_asked() -> None:
@@ -81,6 +100,8 @@ def test_every_aim_is_about_a_number_that_is_shown() -> None:
     shown = {(scenario.name, row.number) for scenario in SCENARIOS for row in scenario.rows}
     assert {(aim.scenario, aim.number) for aim in AIMS} <= shown
     assert {aim.peer for aim in AIMS} <= set(TITLES)
+    assert BOUNDS
+    assert {(bound.scenario, bound.number) for bound in BOUNDS} <= shown
 
 
 def test_every_row_has_a_title_of_its_own_in_its_scenario() -> None:

@@ -27,6 +27,7 @@ from smartproxy.core.configuration import (
     Transport,
 )
 from smartproxy.core.security.ip_rules import ip_number
+from smartproxy.core.security.policies import ChallengeSettings
 
 
 def configuration(*routes: dict[str, Any], **options: Any) -> Configuration:
@@ -53,11 +54,14 @@ def forward(of: Route) -> ForwardAction:
 def test_the_defaults_are_the_cores_own() -> None:
     compiled = configuration()
     assert compiled.timeouts == Timeouts()
-    assert compiled.limits == Limits()
+    assert compiled.limits == Limits(max_connections_per_ip=100, connection_rate_limit_per_minute=300)
+    assert compiled.challenges == ChallengeSettings()
+    assert not compiled.blocked_addresses
     assert compiled.listen_hosts == ("0.0.0.0", "::")
     assert compiled.server_name == "smartproxy"
     assert not compiled.trusted_proxies
-    assert {field.name for field in dataclasses.fields(Limits)} == set(LimitsConfig.model_fields)
+    per_address = {"max_connections_per_ip", "connection_rate_limit_per_minute"}
+    assert {field.name for field in dataclasses.fields(Limits)} == {*LimitsConfig.model_fields, *per_address}
 
 
 def test_every_condition_arrives() -> None:

@@ -229,11 +229,6 @@ def test_choices_are_listed_and_suggested() -> None:
 @pytest.mark.parametrize(
     ("mistake", "place"),
     [
-        (route(security={"rate_limit": {"enabled": True}}), "routes[0].security.rate_limit"),
-        (route(security={"basic_auth": {}}), "routes[0].security.basic_auth"),
-        (route(security={"jwt_auth": "secret"}), "routes[0].security.jwt_auth"),
-        (route(security={"challenge": None}), "routes[0].security.challenge"),
-        (route(security={"max_connections": 1}), "routes[0].security.max_connections"),
         (route(match={"ports": 80, "transport": "udp"}), "routes[0].match.transport"),
         (route(match={"ports": 80, "transport": "all"}), "routes[0].match.transport"),
         (route(match={"ports": 80, "protocol": "quic"}), "routes[0].match.protocol"),
@@ -262,9 +257,7 @@ def test_options_of_later_versions_are_refused_by_name(mistake: dict[str, Any], 
     assert problem.message.endswith("is not available in this version of smartproxy")
 
 
-@pytest.mark.parametrize(
-    "option", ["acme", "security_policy", "max_connections_per_ip", "metrics", "cert_provision_function"]
-)
+@pytest.mark.parametrize("option", ["acme", "metrics", "cert_provision_function"])
 def test_top_level_options_of_later_versions_are_refused(option: str) -> None:
     problem = only(route(), **{option: {}})
     assert problem == Problem(option, f"`{option}` is not available in this version of smartproxy")

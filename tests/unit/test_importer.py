@@ -9,6 +9,7 @@ import pytest
 
 from smartproxy.config import ConfigError, compile_configuration, parse_config
 from smartproxy.config.importer import ImportResult, import_smartproxy_json
+from smartproxy.core.configuration import Route
 
 
 def imported(*routes: Any, **options: Any) -> ImportResult:
@@ -175,10 +176,6 @@ LATER: dict[str, Any] = {
     "certProvisionFallbackToAcme": True,
     "certProvisionTimeout": 5000,
     "certProvisionFailureCooldownMs": 1800000,
-    "maxConnectionsPerIP": 100,
-    "connectionRateLimitPerMinute": 300,
-    "securityPolicy": {"blockedIps": ["1.2.3.4"], "blockedCidrs": ["10.0.0.1/8"]},
-    "challenge": {"relayTimeoutMs": 5000, "pendingTtlSeconds": 300, "cookieSigningKey": "k"},
     "metrics": {"enabled": True, "sampleIntervalMs": 1000, "retentionSeconds": 3600},
     "routes": [
         {
@@ -196,24 +193,6 @@ LATER: dict[str, Any] = {
                 "forwardingEngine": "nftables",
                 "nftables": {"preserveSourceIP": True},
             },
-            "security": {
-                "maxConnections": 10,
-                "rateLimit": {
-                    "enabled": True,
-                    "maxRequests": 100,
-                    "window": 60,
-                    "keyBy": "ip",
-                    "onExceeded": {
-                        "type": "challenge",
-                        "challenge": {
-                            "providerId": "p",
-                            "clearance": {"ttlSeconds": 300, "bindToHost": True},
-                        },
-                    },
-                },
-                "basicAuth": {"users": [{"username": "admin", "password": "hunter2"}]},
-                "jwtAuth": {"secret": "s", "algorithm": "HS256"},
-            },
         }
     ],
 }
@@ -225,20 +204,13 @@ def test_what_later_versions_have_is_carried_and_listed() -> None:
     assert config["acme"]["renew_check_interval"] == "12h"
     assert config["cert_provision_timeout"] == "5s"
     assert config["cert_provision_failure_cooldown"] == "30m"
-    assert config["security_policy"]["blocked_cidrs"] == ["10.0.0.0/8"]
-    assert config["challenge"] == {"relay_timeout": "5s", "pending_ttl": "5m", "cookie_signing_key": "k"}
     assert config["metrics"] == {"enabled": True, "sample_interval": "1s", "retention": "1h"}
-    action, security = config["routes"][0]["action"], config["routes"][0]["security"]
+    action = config["routes"][0]["action"]
     assert action["udp"] == {
         "session_timeout": "1m",
         "max_sessions_per_ip": 1000,
         "max_datagram_size": 1400,
         "quic": {"enable_http3": False},
-    }
-    assert security["rate_limit"]["window"] == "1m"
-    assert security["rate_limit"]["on_exceeded"]["challenge"]["clearance"] == {
-        "ttl": "5m",
-        "bind_to_host": True,
     }
     listed = {line.partition(":")[0] for line in result.not_carried}
     with pytest.raises(ConfigError) as caught:
@@ -249,6 +221,130 @@ def test_what_later_versions_have_is_carried_and_listed() -> None:
     # Each thing this version refuses was announced, and nothing else is wrong with the result.
     assert refused == listed
     assert all("not available" in problem.message for problem in caught.value.problems)
+
+
+GATEKEEPING: dict[str, Any] = {
+    "maxConnectionsPerIP": 50,
+    "connectionRateLimitPerMinute": 600,
+    "securityPolicy": {"blockedIps": ["1.2.3.4"], "blockedCidrs": ["10.0.0.1/8"]},
+    "challenge": {
+        "relayTimeoutMs": 5000,
+        "pendingTtlSeconds": 300,
+        "cookieSigningKey": "0123456789abcdef",
+        "reservedPathPrefix": "/.well-known/x",
+        "pendingCookieName": "p",
+        "clearanceCookieName": "c",
+    },
+    "defaults": {"security": {"maxConnections": 5}},
+    "routes": [
+        {
+            "name": "app",
+            "match": {"ports": 80, "protocol": "http"},
+            "action": {"type": "forward", "targets": [{"host": "a", "port": 1}]},
+            "security": {
+                "maxConnections": 10,
+                "rateLimit": {
+                    "enabled": True,
+                    "maxRequests": 100,
+                    "window": 60,
+                    "keyBy": "header",
+                    "headerName": "X-Key",
+                    "errorMessage": "slow down",
+                    "onExceeded": {
+                        "type": "challenge",
+                        "challenge": {
+                            "providerId": "p",
+                            "challengeType": "t",
+                            "settings": {"someThing": 1},
+                            "clearance": {"ttlSeconds": 300, "bindToHost": True},
+                        },
+                        "clearanceEffect": "none",
+                    },
+                },
+                "basicAuth": {"users": [{"username": "admin", "password": "${p}"}], "realm": "r"},
+                "jwtAuth": {"secret": "s" * 32, "algorithm": "HS256", "issuer": "i", "audience": ["a"]},
+                "challenge": {
+                    "providerId": "smartchallenge",
+                    "challengeType": "wait",
+                    "policyRef": "strict",
+                    "settings": {"waitSeconds": 5},
+                    "applyTo": {"methods": ["GET"], "paths": ["/a/*"], "browserNavigationsOnly": True},
+                    "clearance": {"ttlSeconds": 1800, "bindToRoute": False, "bindToIp": True},
+                },
+            },
+        }
+    ],
+}
+
+
+def test_gatekeeping_is_carried_over() -> None:
+    result = import_smartproxy_json(GATEKEEPING)
+    assert result.not_carried == []
+    config = result.config
+    assert config["max_connections_per_ip"] == 50
+    assert config["connection_rate_limit_per_minute"] == 600
+    assert config["security_policy"] == {"blocked_ips": ["1.2.3.4"], "blocked_cidrs": ["10.0.0.0/8"]}
+    assert config["challenge"] == {
+        "relay_timeout": "5s",
+        "pending_ttl": "5m",
+        "cookie_signing_key": "0123456789abcdef",
+        "reserved_path_prefix": "/.well-known/x",
+        "pending_cookie_name": "p",
+        "clearance_cookie_name": "c",
+    }
+    assert config["routes"][0]["security"] == {
+        "max_connections": 10,
+        "rate_limit": {
+            "enabled": True,
+            "max_requests": 100,
+            "window": "1m",
+            "key_by": "header",
+            "header_name": "X-Key",
+            "error_message": "slow down",
+            "on_exceeded": {
+                "type": "challenge",
+                "challenge": {
+                    "provider_id": "p",
+                    "challenge_type": "t",
+                    "settings": {"someThing": 1},
+                    "clearance": {"ttl": "5m", "bind_to_host": True},
+                },
+                "clearance_effect": "none",
+            },
+        },
+        "basic_auth": {"users": [{"username": "admin", "password": "$${p}"}], "realm": "r"},
+        "jwt_auth": {"secret": "s" * 32, "algorithm": "HS256", "issuer": "i", "audience": ["a"]},
+        "challenge": {
+            "provider_id": "smartproxy",
+            "challenge_type": "wait",
+            "policy_ref": "strict",
+            "settings": {"wait_seconds": 5},
+            "apply_to": {"methods": ["GET"], "paths": ["/a/*"], "browser_navigations_only": True},
+            "clearance": {"ttl": "30m", "bind_to_route": False, "bind_to_ip": True},
+        },
+    }
+    (policy,) = [route.request_policy for route in compiled_routes(result.text_toml)]
+    assert policy is not None
+    assert policy.basic_auth is not None
+    assert policy.basic_auth.users == {"admin": "${p}"}
+
+
+def compiled_routes(text: str) -> list[Route]:
+    return list(compile_configuration(parse_config(text)).configuration.table.routes)
+
+
+def test_a_signing_key_that_is_too_short_is_listed() -> None:
+    result = import_smartproxy_json({"challenge": {"cookieSigningKey": "k"}, "routes": []})
+    assert result.config["challenge"] == {}
+    (line,) = result.not_carried
+    assert line.startswith("challenge.cookieSigningKey: it is shorter than 16 bytes")
+
+
+def test_a_setting_of_their_wait_that_is_unknown_disables_its_route() -> None:
+    challenge = {"providerId": "smartchallenge", "challengeType": "wait", "settings": {"other": 1}}
+    result = imported({**GATEKEEPING["routes"][0], "security": {"challenge": challenge}})
+    assert "routes[0].security.challenge.settings.other: there is no such option" in result.not_carried
+    assert result.config["routes"][0]["enabled"] is False
 
 
 HTTP3: dict[str, Any] = {

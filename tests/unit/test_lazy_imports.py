@@ -1,4 +1,4 @@
-"""Who serves no HTTP/3 does not pay for QUIC."""
+"""Who serves no HTTP/3 does not pay for QUIC, nor who has no tokens for what reads them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 QUIC_ENGINES = ("aioquic", "qh3")
+FOR_GATEKEEPING = ("argon2", "jinja2", "jwt")
 
 SERVE = """
 import asyncio, sys
@@ -45,3 +46,32 @@ def test_a_proxy_without_http3_runs_without_quic() -> None:
     loaded = packages_after(SERVE)
     assert "asyncio" in loaded
     assert not loaded.intersection(QUIC_ENGINES)
+
+
+VALIDATE = """
+import sys
+from smartproxy.config import compile_configuration, parse_config
+
+compile_configuration(parse_config({"routes": [{
+    "name": "a",
+    "match": {"ports": 80, "protocol": "http"},
+    "action": {"type": "forward", "targets": [{"host": "a", "port": 1}]},
+    "security": SECURITY,
+}]}))
+"""
+
+
+def test_a_configuration_is_checked_without_what_it_does_not_use() -> None:
+    security = {
+        "rate_limit": {"max_requests": 5, "window": 1},
+        "challenge": {"challenge_type": "wait"},
+        "basic_auth": {"users": {"ann": "plain"}},
+    }
+    loaded = packages_after(VALIDATE.replace("SECURITY", repr(security)))
+    assert "smartproxy" in loaded
+    assert not loaded.intersection(FOR_GATEKEEPING)
+
+
+def test_a_configuration_with_tokens_is_checked_with_what_reads_them() -> None:
+    loaded = packages_after(VALIDATE.replace("SECURITY", repr({"jwt_auth": {"secret": "s" * 32}})))
+    assert loaded.intersection(FOR_GATEKEEPING) == {"jwt"}

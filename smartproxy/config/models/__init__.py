@@ -13,7 +13,14 @@ from smartproxy.config.models.action import (
     HttpRedirectConfig,
     HttpResponseConfig,
 )
+from smartproxy.config.models.authentication import BasicAuthConfig, BasicUserConfig, JwtAuthConfig
 from smartproxy.config.models.base import ConfigModel
+from smartproxy.config.models.challenge import (
+    ApplyToConfig,
+    ChallengeConfig,
+    ChallengeSettingsConfig,
+    ClearanceConfig,
+)
 from smartproxy.config.models.match import (
     InboundProxyProtocolConfig,
     MatchConfig,
@@ -21,8 +28,9 @@ from smartproxy.config.models.match import (
     TargetMatchConfig,
 )
 from smartproxy.config.models.proxy import DefaultsConfig, LimitsConfig, LoggingConfig, ProxyConfig
+from smartproxy.config.models.rate_limit import OnExceededConfig, RateLimitConfig
 from smartproxy.config.models.route import RouteConfig
-from smartproxy.config.models.security import SecurityConfig
+from smartproxy.config.models.security import SecurityConfig, SecurityPolicyConfig
 from smartproxy.config.models.target import (
     HeadersConfig,
     HealthCheckConfig,
@@ -42,8 +50,14 @@ from smartproxy.config.models.websocket import WebSocketConfig
 
 __all__ = [
     "Action",
+    "ApplyToConfig",
+    "BasicAuthConfig",
+    "BasicUserConfig",
     "BlockConfig",
     "CertificateConfig",
+    "ChallengeConfig",
+    "ChallengeSettingsConfig",
+    "ClearanceConfig",
     "ClientAuthConfig",
     "ConfigModel",
     "DefaultsConfig",
@@ -57,17 +71,21 @@ __all__ = [
     "HttpRedirectConfig",
     "HttpResponseConfig",
     "InboundProxyProtocolConfig",
+    "JwtAuthConfig",
     "LimitsConfig",
     "LoadBalancingConfig",
     "LoggingConfig",
     "MatchConfig",
+    "OnExceededConfig",
     "OriginTlsConfig",
     "PortRangeConfig",
     "ProxyConfig",
     "QuicConfig",
+    "RateLimitConfig",
     "RouteConfig",
     "RouteTlsConfig",
     "SecurityConfig",
+    "SecurityPolicyConfig",
     "TargetConfig",
     "TargetMatchConfig",
     "TargetTlsConfig",

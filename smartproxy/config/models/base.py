@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     ModelWrapValidatorHandler,
     PrivateAttr,
     SerializationInfo,
@@ -17,6 +18,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic_core import InitErrorDetails
 
 from smartproxy.config.explain import explain
 from smartproxy.config.problems import ConfigError, shown
@@ -112,3 +114,30 @@ class ConfigModel(BaseModel):
     def plain(self) -> dict[str, Any]:
         """What was set, as a mapping that validates to the same model: secrets and references intact."""
         return self.model_dump(exclude_unset=True, by_alias=True, context=REVEAL)
+
+
+class SwitchableConfig(ConfigModel):
+    """A rule that a route may have, and that it may be without although `defaults` has it."""
+
+    enabled: bool = Field(
+        default=True, description="With `false` there is no such rule, not that of `defaults` either."
+    )
+
+    def require(self, *fields: str) -> None:
+        """For validators: each of `fields` must be given, unless the rule is switched off."""
+        missing = [
+            InitErrorDetails(type="missing", loc=(field,), input=None)
+            for field in fields
+            if self.enabled and getattr(self, field) is None
+        ]
+        if missing:
+            raise ValidationError.from_exception_data(type(self).__name__, missing)
+
+
+SwitchableT = TypeVar("SwitchableT", bound=SwitchableConfig)
+
+
+def in_force(own: SwitchableT | None, default: SwitchableT | None) -> SwitchableT | None:
+    """The rule that holds for a route: its own, else that of `defaults`; None where there is none."""
+    chosen = default if own is None else own
+    return chosen if chosen is not None and chosen.enabled else None

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 
 from smartproxy.config.explain import invalid
 from smartproxy.config.models.base import ConfigModel
+from smartproxy.config.models.challenge import ChallengeSettingsConfig
 from smartproxy.config.models.route import RouteConfig
 from smartproxy.config.models.scalars import (
     AnyDuration,
@@ -18,11 +19,13 @@ from smartproxy.config.models.scalars import (
     Duration,
     Integer,
     IpRule,
+    KeyCount,
+    Limit,
     ListenAddress,
     Size,
     StreamCount,
 )
-from smartproxy.config.models.security import SecurityConfig
+from smartproxy.config.models.security import SecurityConfig, SecurityPolicyConfig
 from smartproxy.config.models.target import SendProxyProtocol, TargetConfig
 from smartproxy.config.models.tls import CertificateConfig
 from smartproxy.config.problems import ConfigError
@@ -46,7 +49,9 @@ class DefaultsConfig(ConfigModel):
     )
     security: SecurityConfig = Field(
         default=SecurityConfig(),
-        description="Access rules of every route: block lists add up, an allow list of the route's own wins.",
+        description="What is asked of every route's clients. Block lists add up; of the others a route's own "
+        "takes the place of this one as a whole, and `{ enabled = false }` of none. A rule that cannot hold "
+        "for some route is an error until that route says so.",
     )
 
 
@@ -67,6 +72,11 @@ class LimitsConfig(ConfigModel):
     concurrent_streams: StreamCount = Field(
         default=100,
         description="Requests at a time on one HTTP/2 or HTTP/3 connection, of a client as to a backend.",
+    )
+    counted_addresses: KeyCount = Field(
+        default=100_000,
+        description="Addresses whose new connections are counted for `connection_rate_limit_per_minute` at a "
+        "time.",
     )
     pool_connections_per_host: Count = Field(default=1024, description="Connections to one host.")
     pool_idle_per_host: Annotated[Integer, Field(ge=0)] = Field(
@@ -149,6 +159,20 @@ class ProxyConfig(ConfigModel):
         default=60.0, description="How long an idle backend connection is kept for the next request."
     )
 
+    max_connections_per_ip: Limit = Field(
+        default=100,
+        description="Client connections of one address at a time, of IPv6 of one /64.",
+    )
+    connection_rate_limit_per_minute: Limit = Field(
+        default=300,
+        description="New client connections of one address within any minute, of IPv6 of one /64.",
+    )
+    security_policy: SecurityPolicyConfig = Field(
+        default=SecurityPolicyConfig(), description="Who gets no connection at all."
+    )
+    challenge: ChallengeSettingsConfig = Field(
+        default=ChallengeSettingsConfig(), description="What holds for the challenges of every route."
+    )
     limits: LimitsConfig = Field(default=LimitsConfig(), description="Bounds on what one peer may cost.")
     logging: LoggingConfig = Field(default=LoggingConfig(), description="What is logged, and how.")
     quic_engine: Literal["auto", "aioquic", "qh3"] = Field(

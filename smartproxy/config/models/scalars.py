@@ -16,10 +16,12 @@ from pydantic import (
     Field,
     PlainSerializer,
     Tag,
+    ValidationError,
     ValidationInfo,
     WithJsonSchema,
 )
 from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from smartproxy.config.explain import INVALID, invalid, tag_of
 from smartproxy.config.units import (
@@ -39,7 +41,7 @@ from smartproxy.core.http.field_rules import (
 from smartproxy.core.routing.conditions import FieldCondition
 from smartproxy.core.routing.domains import normalise_domain
 from smartproxy.core.routing.paths import PathPattern
-from smartproxy.core.security.ip_rules import parse_ip_rule
+from smartproxy.core.security.ip_rules import IpSet, parse_ip_rule
 from smartproxy.core.wire.ip_text import canonical_ip
 
 
@@ -107,6 +109,22 @@ def _not_boolean(value: object) -> object:
 Integer = Annotated[int, BeforeValidator(_not_boolean), Shown("whole number")]
 Count = Annotated[Integer, Field(ge=1), Shown("whole number ≥ 1")]
 StreamCount = Annotated[Integer, Field(ge=1, le=100_000), Shown("whole number ≥ 1")]
+KeyCount = Annotated[Integer, Field(ge=100, le=10_000_000), Shown("whole number, 100 to 10000000")]
+"""How many things of the peers' own choosing are remembered at a time."""
+
+
+def _false_is_zero(value: object) -> object:
+    return 0 if value is False or value in ("false", "False") else _not_boolean(value)
+
+
+Limit = Annotated[
+    int,
+    Field(ge=0),
+    BeforeValidator(_false_is_zero),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"const": False}]}),
+    Shown("whole number, or `false` for no limit"),
+]
+"""0: no limit."""
 
 
 def _port_number(value: object) -> int:
@@ -226,6 +244,26 @@ def _check_ip_rule(text: str) -> str:
     return text
 
 
+@lru_cache(maxsize=4)
+def ip_set(rules: tuple[str, ...]) -> IpSet:
+    """The addresses that `rules` name; remembered, since a list may be long and is asked for again."""
+    return IpSet.compile(rules)
+
+
+def _check_ip_rules(rules: list[str]) -> list[str]:
+    try:
+        ip_set(tuple(rules))
+    except ValueError:
+        errors: list[InitErrorDetails] = []
+        for index, rule in enumerate(rules):
+            try:
+                _check_ip_rule(rule)
+            except PydanticCustomError as error:
+                errors.append(InitErrorDetails(type=error, loc=(index,), input=rule))
+        raise ValidationError.from_exception_data("rules", errors) from None
+    return rules
+
+
 def _check_listen_address(text: str) -> str:
     try:
         return canonical_ip(text.removeprefix("[").removesuffix("]"))
@@ -272,6 +310,8 @@ def check_host(text: str) -> str:
 
 
 IpRule = Annotated[str, AfterValidator(_check_ip_rule), Shown("IP rule")]
+LongIpRuleList = Annotated[list[str], AfterValidator(_check_ip_rules), Shown("list of IP rule")]
+"""For lists of a hundred thousand: each rule is looked at once."""
 ListenAddress = Annotated[str, AfterValidator(_check_listen_address), Shown("IP address")]
 Domain = Annotated[str, AfterValidator(_check_domain), Shown("domain")]
 HostName = Annotated[str, AfterValidator(check_host), Shown("host")]
@@ -288,6 +328,13 @@ def _check_method(text: str) -> str:
     if _TOKEN.fullmatch(text) is None:
         raise invalid("must be an HTTP method", allowed="a token such as GET or POST")
     return text.upper()
+
+
+def _check_cookie_name(text: str) -> str:
+    # RFC 6265 §4.1.1
+    if _TOKEN.fullmatch(text) is None:
+        raise invalid("must be the name of a cookie", allowed="a token such as session_token")
+    return text
 
 
 def _check_path(text: str) -> str:
@@ -370,10 +417,12 @@ def _check_condition(spec: str) -> str:
     return spec
 
 
+CookieName = Annotated[str, AfterValidator(_check_cookie_name), Shown("cookie name")]
 Method = Annotated[str, AfterValidator(_check_method), Shown("method")]
 PathText = Annotated[str, AfterValidator(_check_path), Shown("path pattern")]
 RequestTarget = Annotated[str, AfterValidator(_check_request_target), Shown("path and query")]
 FieldValue = Annotated[str, AfterValidator(_check_field_value), Shown("text")]
+FieldName = Annotated[str, AfterValidator(_check_condition_name), Shown("field name")]
 UrlTemplate = Annotated[str, AfterValidator(_check_url_template), Shown("URL template")]
 FieldTemplate = Annotated[str, AfterValidator(_check_field_template), Shown("template")]
 SettableFieldName = Annotated[str, AfterValidator(_check_settable_field_name), Shown("field name")]

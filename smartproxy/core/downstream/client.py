@@ -5,7 +5,7 @@ from __future__ import annotations
 from smartproxy.core.certificates import ServedTls
 from smartproxy.core.configuration import Limits, Route, Timeouts
 from smartproxy.core.context import Context
-from smartproxy.core.failure import Failure
+from smartproxy.core.failure import Failure, FailureCode, FailureSource
 from smartproxy.core.generation import Generation
 from smartproxy.core.http.dates import http_date
 from smartproxy.core.http.forwarding import ForwardingFields
@@ -14,7 +14,9 @@ from smartproxy.core.ops import UNIX_PORT, Address
 from smartproxy.core.records import AccessRecord
 from smartproxy.core.routing.domains import normalise_host
 from smartproxy.core.routing.table import PortPlan
+from smartproxy.core.security.connection_limits import Admission
 from smartproxy.core.security.ip_rules import ip_number
+from smartproxy.core.security.verdict import Passed
 from smartproxy.core.wire.proxy_protocol import encode_proxy_v1, encode_proxy_v2
 
 
@@ -39,6 +41,7 @@ class ClientFacts:
         "_forwarding",
         "_host",
         "accepted_at",
+        "admission",
         "certificates",
         "client",
         "client_ip",
@@ -49,6 +52,9 @@ class ClientFacts:
         "draining",
         "generation",
         "last_fields",
+        "last_gated_fields",
+        "last_gated_result",
+        "last_passed",
         "last_passed_on_fields",
         "limits",
         "local_port",
@@ -81,8 +87,14 @@ class ClientFacts:
         #: The field list of the last request, which the next one often shares, and what of it went on.
         self.last_fields: Fields | None = None
         self.last_passed_on_fields: Fields = []
+        #: The same of what a route's gate changes in it.
+        self.last_gated_fields: Fields | None = None
+        self.last_passed: Passed | None = None
+        self.last_gated_result: Fields = []
         self._authority: bytes | None = None
         self._host = ""
+        #: What the connection counts for; None before it has been let in.
+        self.admission: Admission | None = None
         self.set_client(peer)
 
     def set_client(self, client: Address) -> None:
@@ -132,6 +144,35 @@ class ClientFacts:
         if version == 1:
             return encode_proxy_v1(self.client, self.destination)
         return encode_proxy_v2(self.client, self.destination)
+
+    # Who gets in (SPEC: Security). The order is: block policy, connection limits, IP lists.
+
+    def admit(self) -> Failure | None:
+        """Count the client's connection; a failure says why it gets none. Once for each connection."""
+        gatekeeper = self.generation.gatekeeper
+        if gatekeeper.is_blocked(self.client_number):
+            return Failure(FailureSource.CLIENT, FailureCode.ACCESS_DENIED, "block policy")
+        if self.admission is not None:
+            return None
+        admission = gatekeeper.connection_limits.admit(self.client_number, self.context.now)
+        if isinstance(admission, Admission):
+            self.admission = admission
+            return None
+        return Failure(FailureSource.CLIENT, FailureCode.CONNECTION_LIMIT_REACHED, admission.reason)
+
+    def release_admission(self) -> None:
+        """The connection is over; it counts for nothing any more."""
+        if self.admission is not None:
+            self.admission.release()
+
+    def has_room_on(self, route: Route) -> bool:
+        """Whether the route may have this connection, by its `max_connections`."""
+        return self.admission is None or self.admission.has_room(route)
+
+    def enter(self, route: Route) -> None:
+        """Count the connection for the route, unless it is already."""
+        if self.admission is not None:
+            self.admission.enter(route)
 
     def allowed_by(self, route: Route) -> bool:
         """Whether the route's IP lists let this client in; a block wins (SPEC: Security)."""

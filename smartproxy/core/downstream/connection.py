@@ -25,6 +25,7 @@ from smartproxy.core.http.http2_server import Http2Server
 from smartproxy.core.records import Level
 from smartproxy.core.relay.tunnel import Tunnel
 from smartproxy.core.routing.table import FirstBytes, PortPlan
+from smartproxy.core.security.rate_limit import request_key
 from smartproxy.core.stream import ByteStream, Link
 from smartproxy.core.timers import Timer
 from smartproxy.core.wire.client_hello import ClientHello, encode_alert
@@ -45,6 +46,7 @@ class ClientConnection(ClientFacts):
 
     __slots__ = (
         "_on_ended",
+        "_raw_route",
         "cancel_stage",
         "is_over",
         "is_raw",
@@ -74,6 +76,8 @@ class ClientConnection(ClientFacts):
         self.tunnel: Tunnel | None = None
         self.is_over = False
         self._on_ended = on_ended
+        #: The route that has let this connection's bytes in.
+        self._raw_route: Route | None = None
 
     @property
     def inactivity_s(self) -> float:
@@ -86,15 +90,29 @@ class ClientConnection(ClientFacts):
         self.await_first_bytes()
         policy = self.plan.proxy_protocol
         if policy is None or policy.mode is ProxyProtocolMode.REJECT:
-            PeekStage(self, self.link).begin(b"")
+            if self._let_in():
+                PeekStage(self, self.link).begin(b"")
             return
         trusted = policy.trusted.contains(self.client_number)
+        # Who it is for a trusted proxy's connection is known, and counted, once its header has been read.
+        counts_now = self.generation.gatekeeper.is_blocked(self.client_number) or not trusted
+        if counts_now and not self._let_in():
+            return
         if policy.mode is ProxyProtocolMode.REQUIRED and not trusted:
             self.refuse(FailureCode.PROXY_PROTOCOL_ERROR, "PROXY header required, peer not trusted")
             return
         self.link.handler = ProxyHeaderStage(
             self, self.link, required=policy.mode is ProxyProtocolMode.REQUIRED, trusted=trusted
         )
+
+    def _let_in(self) -> bool:
+        """Count the client; one that gets no connection is closed on without a word."""
+        failure = self.admit()
+        if failure is None:
+            return True
+        level = self.generation.gatekeeper.report_level(self.client_number)
+        self.refuse(failure.code, failure.detail, level)
+        return False
 
     def await_first_bytes(self) -> None:
         """Everything before the first request has one deadline, counted from the connection's start."""
@@ -107,7 +125,8 @@ class ClientConnection(ClientFacts):
             self.set_client(header.source)
             if header.destination is not None:
                 self.destination = plain_address(header.destination)
-        PeekStage(self, self.link).begin(remainder)
+        if self._let_in():
+            PeekStage(self, self.link).begin(remainder)
 
     def tls_peeked(self, hello: ClientHello, received: bytes) -> None:
         """The ClientHello is complete; `received` is every byte so far."""
@@ -120,9 +139,10 @@ class ClientConnection(ClientFacts):
         self.route = route
         tls = route.action.tls
         if tls is None or tls.mode is TlsMode.PASSTHROUGH:
-            if not self.allowed_by(route):
+            refusal = self.refusal_of_raw(route)
+            if refusal is not None:
                 self.link.write(encode_alert(_ALERT_FATAL, _ACCESS_DENIED))
-                self.refuse(FailureCode.ACCESS_DENIED, f"route {route.name}")
+                self.refuse(refusal, f"route {route.name}")
                 return
             self.start_raw(route, received)
             return
@@ -170,10 +190,11 @@ class ClientConnection(ClientFacts):
         """The bytes are not HTTP: give them to the route's backend or handler as they are."""
         self.route = route
         self.cancel_stage = None
-        if not self.allowed_by(route):
+        refusal = self.refusal_of_raw(route)
+        if refusal is not None:
             if early is not None:
                 early.cancel()
-            self.refuse(FailureCode.ACCESS_DENIED, f"route {route.name}")
+            self.refuse(refusal, f"route {route.name}")
             return
         self.is_raw = True
         action = route.action
@@ -184,6 +205,32 @@ class ClientConnection(ClientFacts):
                 BlockSession(self, self.stream, action.text)
             return
         (early or RawForward(self, route)).take_client(received)
+
+    def refusal_of_raw(self, route: Route) -> FailureCode | None:
+        """Why the route does not take this connection's bytes as they are; None: it does.
+
+        The checks that a request would meet, in the same order (SPEC: Security). The connection
+        is counted once, however often a route is asked.
+        """
+        if route is self._raw_route:
+            return None
+        if not self.has_room_on(route):
+            return FailureCode.CONNECTION_LIMIT_REACHED
+        if not self.allowed_by(route):
+            return FailureCode.ACCESS_DENIED
+        gate = self.generation.gates.get(route)
+        if gate is not None:
+            rule = gate.policy.rate_limit
+            if rule is not None and gate.limiter is not None:
+                key = request_key(rule, self.client_number, "", [])
+                if not gate.limiter.take(key, self.context.now).allowed:
+                    return FailureCode.RATE_LIMITED
+            if gate.policy.needs_http:
+                # Bytes that are not HTTP can show neither a clearance nor credentials.
+                return FailureCode.ACCESS_DENIED
+        self.enter(route)
+        self._raw_route = route
+        return None
 
     def takes_every_byte(self, route: Route) -> bool:
         """Whether a raw route wants its bytes whatever they look like."""
@@ -196,12 +243,12 @@ class ClientConnection(ClientFacts):
 
     # Ends.
 
-    def refuse(self, code: FailureCode, detail: str) -> None:
+    def refuse(self, code: FailureCode, detail: str, level: Level = Level.INFO) -> None:
         """Close a connection that gets no further, and say why."""
         self.context.record(
             "connection",
             "connection_refused",
-            Level.INFO,
+            level,
             client_ip=self.client_ip,
             port=self.local_port,
             error=code.value,
@@ -267,6 +314,7 @@ class ClientConnection(ClientFacts):
             self.is_over = True
             self.cancel_stage = None
             self.context.timers.cancel(self.timer)
+            self.release_admission()
             self._on_ended(self)
 
 

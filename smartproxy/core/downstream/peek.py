@@ -130,7 +130,7 @@ class PeekStage:
         route = self._early_route
         assert route is not None
         connection.await_first_bytes()
-        if not connection.allowed_by(route) or not RawForward.can_forward(route):
+        if connection.refusal_of_raw(route) is not None or not RawForward.can_forward(route):
             connection.start_raw(route, b"")
             return
         connection.cancel_stage = self._drop_early

@@ -97,6 +97,8 @@ class QuicListener:
 
     def _identity_for(self, server_name: str | None) -> ServerIdentity | None:
         """The certificate for a handshake under way; None refuses it."""
+        if self._generation.gatekeeper.is_blocked(ip_number(plain_address(self._peer)[0])):
+            return None
         served = self._served_for(server_name, self._peer)
         return served.quic_identity if served is not None else None
 
@@ -111,7 +113,8 @@ class QuicListener:
             return None
         return self._plan.match_connection(ip_number(plain_address(peer)[0]), server_name, FirstBytes.TLS)
 
-    def _begin(self, connection: Http3Connection, peer: Address) -> Http3Server:
+    def _begin(self, connection: Http3Connection, peer: Address) -> Http3Server | None:
+        """The session of a connection whose client's address is proven; None: it gets none."""
         plan = self._plan
         assert plan is not None
         client = ClientFacts(self._context, self._generation, plan, peer, self._datagram_link.local)
@@ -120,13 +123,37 @@ class QuicListener:
         client.served_tls = self._served_for(connection.server_name, peer)
         client.tls_version = "TLSv1.3"
         client.draining = self._draining
+        failure = client.admit()
+        if failure is not None:
+            self._refuse(client, failure)
+            return None
         session = Http3Server(client, connection, self._datagram_link, self)
         self._sessions[connection] = session
         return session
 
+    def _refuse(self, client: ClientFacts, failure: Failure) -> None:
+        self._context.record(
+            "connection",
+            "connection_refused",
+            self._generation.gatekeeper.report_level(client.client_number),
+            client_ip=client.client_ip,
+            port=client.local_port,
+            error=failure.code.value,
+            detail=failure.detail,
+        )
+
+    def end_blocked(self) -> None:
+        """The block policy has changed: end the connections of those it keeps out."""
+        gatekeeper = self._generation.gatekeeper
+        for session in list(self._sessions.values()):
+            if gatekeeper.is_blocked(session.client.client_number):
+                session.abort(ErrorCode.H3_REQUEST_REJECTED)
+        self.flush_soon()
+
     def connection_ended(self, connection: Http3Connection) -> None:
         session = self._sessions.pop(connection, None)
         if session is not None:
+            session.client.release_admission()
             self._waiting.discard(session)
 
     # What comes.
@@ -156,6 +183,9 @@ class QuicListener:
                     connection.close(ErrorCode.H3_NO_ERROR)
                     return
                 session = self._begin(connection, peer)
+                if session is None:
+                    connection.close(ErrorCode.H3_EXCESSIVE_LOAD)
+                    return
                 if self._draining:
                     session.drain()
             session.handle_events(events)
@@ -187,6 +217,7 @@ class QuicListener:
         for session in sessions.values():
             session.lose_streams(failure)
             session.forget_timer()
+            session.client.release_admission()
 
     # What goes.
 

@@ -10,7 +10,7 @@ from smartproxy.core.failure import Failure, FailureCode, FailureSource
 from smartproxy.core.http.access_log import exchange_record
 from smartproxy.core.http.errors import error_response
 from smartproxy.core.http.handlers import handler_response
-from smartproxy.core.http.messages import NO_BODY, RequestHead, ResponseHead
+from smartproxy.core.http.messages import NO_BODY, Fields, RequestHead, ResponseHead
 from smartproxy.core.http.request_values import RequestValues
 from smartproxy.core.http.server_stream import ServerStream
 
@@ -24,6 +24,7 @@ class Answer:
         "_context",
         "_failure",
         "_head",
+        "_own_fields",
         "_path",
         "_request_bytes",
         "_response_begun",
@@ -50,6 +51,8 @@ class Answer:
         self._status = 0
         self._request_bytes = 0
         self._response_bytes = 0
+        #: Response fields of the proxy's own, whoever answers.
+        self._own_fields: Fields = []
         #: Of a WebSocket whose frames were opened; 0 for unknown.
         self._close_code = 0
         self._failure: Failure | None = None
@@ -112,6 +115,7 @@ class Answer:
         if not server.request_ended:
             server.close_after_response()
         head.fields.append((b"date", self._client.http_date()))
+        head.fields += self._own_fields
         self._advertise(head)
         if self._head.method == b"HEAD":
             head.body_length_bytes = NO_BODY

@@ -5,13 +5,12 @@ from __future__ import annotations
 from smartproxy.core.configuration import ForwardAction, HandlerAction
 from smartproxy.core.downstream.client import ClientFacts
 from smartproxy.core.failure import Failure, FailureCode, FailureSource
-from smartproxy.core.http.answer import Answer
 from smartproxy.core.http.backend_request import backend_request
 from smartproxy.core.http.client_stream import ClientStream
 from smartproxy.core.http.errors import status_for
+from smartproxy.core.http.gated_answer import GatedAnswer
 from smartproxy.core.http.hop_by_hop import end_to_end_fields, without_length
 from smartproxy.core.http.messages import NO_BODY, Fields, RequestHead, ResponseHead
-from smartproxy.core.http.request_route import RequestRefused, route_request
 from smartproxy.core.http.request_values import route_context
 from smartproxy.core.http.server_stream import ServerStream
 from smartproxy.core.http.websocket import Handshake, asks_for_websocket, websocket_handshake
@@ -30,7 +29,7 @@ RELAY_LEAST_BYTES = 128 * 1024
 """A body with less than this left is copied: handing it to the driver would cost more than it saves."""
 
 
-class Exchange(Answer):
+class Exchange(GatedAnswer):
     """Carries one request to one backend, or answers it here.
 
     It hears from the client's side (`request_*`, `client_gone`, `response_writable`),
@@ -39,7 +38,6 @@ class Exchange(Answer):
     """
 
     __slots__ = (
-        "_asked",
         "_backend",
         "_backend_is_full",
         "_backend_spoke",
@@ -61,12 +59,7 @@ class Exchange(Answer):
     )
 
     def __init__(self, client: ClientFacts, server: ServerStream, head: RequestHead) -> None:
-        #: The head as the client sent it. An extended CONNECT is routed and logged as the GET that it
-        #: would have been in HTTP/1.1 (RFC 8441 §4).
-        self._asked = head
-        super().__init__(
-            client, server, head.with_same_fields(b"GET", head.target) if head.protocol else head
-        )
+        super().__init__(client, server, head)
         self._last_activity = self._started_at
         self._handshake: Handshake | None = None
         self._selection: Selection | None = None
@@ -88,18 +81,10 @@ class Exchange(Answer):
 
     # Deciding.
 
-    def begin(self) -> None:
-        """Route the request and start on its answer. May finish before it returns."""
+    def _admitted(self) -> None:
         client = self._client
-        try:
-            hit, path = route_request(client, self._head)
-        except RequestRefused as refusal:
-            self._refuse(refusal.status, refusal.failure, refusal.explanation)
-            return
-        route = self._route = hit.route
-        self._path = path
-        self.params = hit.params
-        action = route.action
+        assert self._route is not None
+        action = self._route.action
         if isinstance(action, HandlerAction):
             self._answer_here(action)
             return
@@ -222,6 +207,7 @@ class Exchange(Answer):
     def request_data(self, data: bytes) -> None:
         backend = self._backend
         if backend is None:
+            super().request_data(data)
             return
         self._request_bytes += len(data)
         limit = self._client.limits.body_bytes
@@ -244,7 +230,9 @@ class Exchange(Answer):
         self._request_bytes += byte_count
 
     def request_end(self, trailers: Fields) -> None:
-        if self._backend is not None:
+        if self._backend is None:
+            super().request_end(trailers)
+        else:
             self._last_activity = self._context.now
             self._arm(self._client.timeouts.socket_s)
             try:
@@ -311,6 +299,7 @@ class Exchange(Answer):
             route.response_fields is not None
             or choice.state.target.response_fields is not None
             or route.quic is not None
+            or self._own_fields
         ):
             self._apply_response_rules(head)
         try:
@@ -334,6 +323,7 @@ class Exchange(Answer):
         target_rules = choice.state.target.response_fields
         if target_rules is not None:
             head.fields = target_rules.apply(head.fields, self.value_of)
+        head.fields += self._own_fields
         if route.quic is not None:
             self._advertise(head)
 
@@ -478,6 +468,9 @@ class Exchange(Answer):
 
     def deadline_passed(self) -> None:
         """Someone has been silent too long, or only slow: see who."""
+        if self._gate is not None or self._submission is not None:
+            self._gate_too_slow()
+            return
         client = self._client
         timer = self._server.timer
         now = self._context.now
@@ -546,6 +539,7 @@ class Exchange(Answer):
     # Ends.
 
     def _withdraw(self) -> None:
+        self._leave_gate()
         if self._selection is not None:
             self._selection.cancel()
         if self._ticket is not None:

@@ -73,6 +73,12 @@ class RequestHead:
         #: The `:protocol` of an extended CONNECT (RFC 8441); else empty.
         self.protocol = protocol
 
+    def with_fields(self, fields: Fields) -> RequestHead:
+        """The same request with other fields."""
+        head = self.with_same_fields(self.method, self.target)
+        head.fields = fields
+        return head
+
     def with_same_fields(self, method: bytes, target: bytes) -> RequestHead:
         """A request for `target` that is in all else like this one. They share one list of fields."""
         head = RequestHead(method, target, self.authority, self.fields)

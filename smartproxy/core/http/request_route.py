@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from smartproxy.core.configuration import Route
 from smartproxy.core.failure import Failure, FailureCode, FailureSource
 from smartproxy.core.http.messages import RequestHead
 from smartproxy.core.routing.paths import normalise_path
@@ -13,14 +14,21 @@ if TYPE_CHECKING:
     from smartproxy.core.downstream.client import ClientFacts
 
 
+ROUTE_FULL_RETRY_S = 5
+"""Retry-After of a route that has all the connections it may have."""
+
+
 class RequestRefused(Exception):
     """The request is answered here: `status`, and a sentence that may be shown to the client."""
 
-    def __init__(self, status: int, failure: Failure, explanation: str) -> None:
+    def __init__(
+        self, status: int, failure: Failure, explanation: str, *, retry_after_s: int | None = None
+    ) -> None:
         super().__init__(explanation)
         self.status = status
         self.failure = failure
         self.explanation = explanation
+        self.retry_after_s = retry_after_s
 
 
 def _client_error(status: int, code: FailureCode, detail: str, explanation: str) -> RequestRefused:
@@ -79,11 +87,28 @@ def route_request(client: ClientFacts, head: RequestHead) -> tuple[RouteHit, str
         and client.certificates.lookup(host, route) is not served_tls
     ):
         raise _misdirected(host)
+    check_access(client, route)
+    return hit, path
+
+
+def check_access(client: ClientFacts, route: Route) -> None:
+    """Let the client in by the route's connection limit and IP lists, and count its connection.
+
+    Raises `RequestRefused`.
+    """
+    if route.max_connections is not None and not client.has_room_on(route):
+        raise RequestRefused(
+            503,
+            Failure(FailureSource.PROXY, FailureCode.CONNECTION_LIMIT_REACHED, f"route {route.name}"),
+            "Too many clients are connected. Try again later.",
+            retry_after_s=ROUTE_FULL_RETRY_S,
+        )
     if not client.allowed_by(route):
         raise _client_error(
             403, FailureCode.ACCESS_DENIED, f"route {route.name}", "Access from your address is not allowed."
         )
-    return hit, path
+    if route.max_connections is not None:
+        client.enter(route)
 
 
 def _refuse_misdirected(client: ClientFacts, host: str | None) -> None:

@@ -240,6 +240,7 @@ class PortPlan:
     """
 
     __slots__ = (
+        "_by_name",
         "_bytes_matter_to",
         "_bytes_matter_to_all",
         "_decrypted",
@@ -263,6 +264,7 @@ class PortPlan:
         #: In the order written.
         self.routes = tuple(sorted({entry.route for entry in entries}, key=lambda route: route.position))
         #: What the port's connections begin with; None for no PROXY header.
+        self._by_name = {route.name: route for route in self.routes}
         policies = [] if is_quic else [route.match.proxy_protocol for route in self.routes]
         self.proxy_protocol: ProxyProtocolPolicy | None = next(
             (policy for policy in policies if policy is not None), None
@@ -306,6 +308,10 @@ class PortPlan:
             if entry.client_ip is not None
             for interval in entry.client_ip.intervals()
         )
+
+    def route_named(self, name: str) -> Route | None:
+        """The route of this port with that name."""
+        return self._by_name.get(name)
 
     def match_connection(
         self,

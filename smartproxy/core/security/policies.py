@@ -146,6 +146,13 @@ class RequestPolicy:
     """With `basic_auth` too, either is enough."""
 
     @property
+    def challenge_providers(self) -> frozenset[str]:
+        """The ids of the providers whose challenges requests may meet."""
+        rate_limit = self.rate_limit
+        over_limit = rate_limit.over_limit_challenge if rate_limit is not None else None
+        return frozenset(each.provider_id for each in (self.challenge, over_limit) if each is not None)
+
+    @property
     def needs_http(self) -> bool:
         """Whether it can be met by a request only, so that raw bytes must never pass."""
         return bool(self.challenge or self.basic_auth or self.jwt_auth)

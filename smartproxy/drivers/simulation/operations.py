@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LATE_ANSWER_PROBABILITY = 0.3
+THREAD_DELAY_S = (0.0, 0.05)
+"""How long a function in a worker thread takes, from the least to the most."""
 
 
 class OperationRunner:
@@ -85,8 +87,10 @@ class OperationRunner:
         else:
             name = getattr(operation.function, "__name__", "function")
             self._transcript.output(f"op {operation.id}: call {name}")
+            delay_s = self._random.uniform(*THREAD_DELAY_S) if operation.in_thread else 0.0
             # In an event of its own, so that the function may use the driver.
-            self.running[operation.id] = self._clock.call_soon(lambda: self._call(operation)).cancel
+            called = self._clock.call_at(self._clock.now + delay_s, lambda: self._call(operation))
+            self.running[operation.id] = called.cancel
 
     def cancel(self, operation_id: int) -> None:
         """Forget an operation; one already answered is left alone."""

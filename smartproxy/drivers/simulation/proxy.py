@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from smartproxy.challenges import register_built_in
 from smartproxy.config import ProxyConfig, compile_configuration, parse_config
 from smartproxy.core.configuration import Configuration
 from smartproxy.core.engine import Engine
@@ -25,6 +26,7 @@ class SimulatedProxy:
         configuration = _compile(config)
         self._simulation = simulation
         self.engine = Engine(configuration, simulation.env)
+        register_built_in(self.engine)
         self.driver = simulation.start_engine(self.engine)
         self._listen(configuration)
         self._listen_udp()
@@ -48,6 +50,7 @@ class SimulatedProxy:
         configuration = _compile(config)
         self._listen(configuration)
         self.driver.apply(lambda now: self.engine.handle_configuration(configuration, now))
+        register_built_in(self.engine)
         self._listen_udp()
         for port in set(self.ports) - set(configuration.table.listening_ports()):
             self.driver.stop_listening(port)
