@@ -51,17 +51,18 @@ def same_site_url(path_and_query: str) -> str:
 
 
 class PageFrame:
-    """One kind of page: its template and script, and the response fields that hold it to them."""
+    """One kind of page: its template and scripts, and the response fields that hold it to them."""
 
     __slots__ = ("_fields", "_script", "_template")
 
-    def __init__(self, template: str, script: str) -> None:
+    def __init__(self, template: str, *scripts: str, script_asks_site: bool = False) -> None:
         self._template = _ENVIRONMENT.get_template(template)
-        self._script = script
+        self._script = script = "".join(map(page_part, scripts))
+        connections = "connect-src 'self'; " if script_asks_site else ""
         self._fields = {
             "Content-Security-Policy": (
                 f"default-src 'none'; script-src {_source_of(script)}; style-src {_source_of(_STYLE)}; "
-                "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+                f"{connections}form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
             ),
             # Without any referrer the answer's Origin would be "null".
             "Referrer-Policy": "same-origin",

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 
-from smartproxy.challenges.page import PageFrame, page_part, same_site_url
+from smartproxy.challenges.page import PageFrame, same_site_url
 from smartproxy.challenges.settings import ProofOfWorkSettings, read_proof_of_work_settings
 from smartproxy.core.security.challenge.provider import (
     Assessment,
@@ -22,7 +22,9 @@ NONCE_LIMIT = 20
 
 _DIGEST_BITS = 256
 
-_PAGE = PageFrame("proof_of_work.html.j2", page_part("nonce_search.js") + page_part("proof_of_work.js"))
+_PAGE = PageFrame(
+    "proof_of_work.html.j2", "come_back.js", "nonce_search.js", "proof_of_work.js", script_asks_site=True
+)
 
 
 def proves_work(challenge_id: str, nonce: str, difficulty: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from smartproxy.challenges.page import PageFrame, page_part, same_site_url
+from smartproxy.challenges.page import PageFrame, same_site_url
 from smartproxy.challenges.settings import WaitSettings, read_wait_settings
 from smartproxy.core.security.challenge.provider import (
     Assessment,
@@ -16,7 +16,7 @@ from smartproxy.core.security.challenge.provider import (
     Verification,
 )
 
-_PAGE = PageFrame("wait.html.j2", page_part("wait.js"))
+_PAGE = PageFrame("wait.html.j2", "come_back.js", "wait.js")
 
 
 def _duration(seconds: int) -> str:

@@ -30,6 +30,7 @@ _OPTIONS_ROUTES_DEPEND_ON = (
     "default_certificate",
     "disable_default_cert",
     "listen",
+    "challenge",
 )
 
 _FORMATS: dict[str, Format] = {".toml": "toml", ".yaml": "yaml", ".yml": "yaml", ".json": "json"}

@@ -28,7 +28,7 @@ from smartproxy.core.security.challenge.provider import (
     Verification,
 )
 from smartproxy.core.security.connection_limits import ConnectionLimits
-from smartproxy.core.security.ip_rules import ip_number
+from smartproxy.core.security.ip_rules import IpSet, ip_number
 
 ROUTE_NAME = "app"
 PROVIDER_ID = "puzzle"
@@ -138,6 +138,12 @@ class Site:
         security = {"rate_limit": RATE_LIMIT, "challenge": CHALLENGE, "basic_auth": BASIC_AUTH}
         security.update(refusing_access(first, self.client_ip))
         await self.reconfigure(security, **refusing_options(first, self.client_ip))
+
+    async def block_at_once(self, addresses: list[str]) -> None:
+        """Put a block policy in force, and nothing else."""
+        handle: Any = self.proxy
+        driver = handle.proxy.driver if self.world.is_simulated else handle.driver
+        driver.apply(lambda now: self.engine.handle_blocked_addresses(IpSet.compile(addresses), now))
 
     def _route(self, security: Mapping[str, Any]) -> dict[str, Any]:
         one = route(self.backend, self.front, tls=self.tls)
@@ -276,7 +282,8 @@ async def busy_site(net: Network, front: Version, first: Check) -> AsyncIterator
     """A site with a visitor, who has used up what the checks from `first` on leave to others."""
     options = refusing_options(first, "")
     options.pop("security_policy", None)
-    async with site_on(net, front, {"rate_limit": RATE_LIMIT}, **options) as site:
+    security = {"rate_limit": RATE_LIMIT, "max_connections": 100}
+    async with site_on(net, front, security, **options) as site:
         await site.hold(SPENT_PATH)
         yield site
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from harness import NETWORKS, Network, run_on
+from matrix_ends import Client
 from matrix_gatekeeping import (
     BASIC_AUTH,
     CHALLENGE,
@@ -19,7 +20,7 @@ from matrix_gatekeeping import (
     names_of,
     site_on,
 )
-from matrix_peers import VERSIONS, FieldLines, Head, StreamAborted, Version
+from matrix_peers import VERSIONS, FieldLines, Head, Stream, StreamAborted, Version
 from matrix_websocket import ConnectionType, TextMessage, WebSocket, accept, ask, check_accepted
 
 PASSWORD_ASKED = {"www-authenticate"}
@@ -149,6 +150,8 @@ async def chat(site: Site, path: str, fields: FieldLines) -> None:
     assert await server.receive_message() == "hello"
     await server.send(TextMessage("welcome"))
     assert await visitor.receive_message() == "welcome"
+    stream.reset()
+    await request.wire.bell.wait_until(lambda: request.aborted or request.has_ended)
 
 
 @on_every_net
@@ -289,6 +292,28 @@ def test_a_connection_counts_once_whatever_it_asks_for(network: str, front: Vers
     run_on(network, body)
 
 
+@on_every_net
+@on_every_front
+def test_a_maximum_that_comes_later_finds_the_connections_counted(network: str, front: Version) -> None:
+    async def case(site: Site) -> None:
+        await site.hold("/held")
+        assert site.limits.connections_on(ROUTE_NAME) == 1
+        await site.reconfigure({"max_connections": 1})
+        visitor = await site.visitor()
+        check_answer(Check.ROUTE_CONNECTIONS, await site.own_answer(visitor, "/full"))
+        await site.answer_held()
+        await site.leave(site.visitors[0])
+        await site.until(lambda: site.limits.total == 1)
+        await site.fetch_from_backend(visitor, "/room")
+        await site.close()
+
+    async def body(net: Network) -> None:
+        async with site_on(net, front, {}) as site:
+            await site.world.finish(case(site))
+
+    run_on(network, body)
+
+
 async def asks_nothing(site: Site) -> None:
     await site.leave(await site.visitor())
 
@@ -305,21 +330,25 @@ async def is_asked_for_a_password(site: Site) -> None:
     await site.leave(visitor)
 
 
-async def leaves_amid_a_response(site: Site) -> None:
-    visitor = await site.visitor()
+async def begin_response(site: Site, visitor: Client) -> tuple[Stream, Stream]:
+    """Both ends of a response of which some has come."""
     stream = await visitor.request("GET", "/page", [CREDENTIALS])
     request = await site.backend.request("/page")
     request.respond_head(200)
     await request.send(b"some")
-    assert await read_some(stream) == b"some"
+    assert (await stream.response()).status == 200
+    assert await stream.read_exactly(4) == b"some"
+    return stream, request
+
+
+async def leaves_amid_a_response(site: Site) -> None:
+    visitor = await site.visitor()
+    stream, request = await begin_response(site, visitor)
+    if site.front == "1.1":
+        # Who only ends the request's direction may still wait for the response.
+        stream.reset()
     await site.leave(visitor)
     await request.wait_aborted()
-
-
-async def read_some(stream: Any) -> bytes:
-    assert (await stream.response()).status == 200
-    data: bytes = await stream.read_exactly(4)
-    return data
 
 
 async def leaves_a_websocket(site: Site) -> None:
@@ -329,11 +358,7 @@ async def leaves_a_websocket(site: Site) -> None:
 
 async def sees_the_backend_fail(site: Site) -> None:
     visitor = await site.visitor()
-    stream = await visitor.request("GET", "/page", [CREDENTIALS])
-    request = await site.backend.request("/page")
-    request.respond_head(200)
-    await request.send(b"some")
-    assert await read_some(stream) == b"some"
+    stream, request = await begin_response(site, visitor)
     request.reset()
     with pytest.raises(StreamAborted):
         await stream.read_all()
@@ -341,14 +366,25 @@ async def sees_the_backend_fail(site: Site) -> None:
 
 
 async def breaks_the_protocol(site: Site) -> None:
+    if site.front == "1.1":
+        connection = await site.world.net.connect(site.proxy.port)
+        await connection.send(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
+        assert (await connection.receive_all()).startswith(b"HTTP/1.1 400 ")
+        connection.close()
+        return
     visitor = await site.visitor()
-    # RFC 9110 §5.5: no line of a field ends in the middle of it.
+    stream = await visitor.request("GET", "/page", [("x-broken", "a\x00b")])
+    # RFC 9113 §8.2.1, RFC 9114 §10.3: the request is malformed.
     with pytest.raises(StreamAborted):
-        stream = await visitor.request("GET", "/page", [("x-broken", "a\x00b")])
-        assert (await stream.response()).status == 400
-        await stream.read_all()
-        raise StreamAborted
+        await answer_to_malformed(stream)
     await site.leave(visitor)
+
+
+async def answer_to_malformed(stream: Stream) -> None:
+    """Raises StreamAborted, by itself or after a word of explanation."""
+    assert (await stream.response()).status == 400
+    await stream.read_all()
+    raise StreamAborted
 
 
 @on_every_net

@@ -144,6 +144,23 @@ def test_who_waits_as_told_is_let_in(
                 assert limiter.take("a", now).allowed
 
 
+@given(st.integers(33, 70), windows, starts)
+def test_the_last_request_of_a_bucket_counts_for_a_whole_window(
+    limit: int, window_s: float, start: float
+) -> None:
+    limiter = RateLimiter(limit, window_s, max_keys=10)
+    for _ in range(limit):
+        limiter.take("a", start)
+    begin_of_a_bucket = start + limiter.take("a", start).retry_after_s
+    just_before = nextafter(begin_of_a_bucket, -inf)
+    for _ in range(limit):
+        assert limiter.take("b", just_before).allowed
+    let_in_at = just_before + limiter.take("b", just_before).retry_after_s
+    assert Fraction(let_in_at) - Fraction(just_before) >= Fraction(window_s)
+    assert not limiter.take("b", nextafter(let_in_at, -inf)).allowed
+    assert limiter.take("b", let_in_at).allowed
+
+
 @given(limits, windows, starts, arrivals)
 def test_what_remains_is_allowed_and_no_more(
     limit: int, window_s: float, start: float, sequence: list[Arrival]
@@ -209,17 +226,40 @@ def test_keys_with_more_requests_outlive_a_flood_of_others(
         assert not limiter.take(key, 30.0).allowed
 
 
-@given(st.sampled_from([3, 200]), st.integers(8, 40), st.integers(0, 400))
+@given(st.sampled_from([3, 200]), st.integers(8, 40), st.integers(0, 30), st.integers(0, 200))
 def test_the_heaviest_key_outlives_a_flood_of_keys_that_come_twice(
-    limit: int, max_keys: int, flood: int
+    limit: int, max_keys: int, before: int, after: int
 ) -> None:
     limiter = RateLimiter(limit, 60.0, max_keys)
-    for _ in range(limit):
-        limiter.take("heavy", 0.0)
-    for number in range(flood):
-        limiter.take(number, 1.0 + number / 1000)
-        limiter.take(number, 1.0 + number / 1000)
-    assert not limiter.take("heavy", 30.0).allowed
+    for number in range(before + after):
+        if number == before:
+            for _ in range(limit):
+                limiter.take("heavy", number / 100)
+        limiter.take(number, number / 100)
+        limiter.take(number, number / 100)
+    assert limiter.take("heavy", 30.0).allowed == (after == 0)
+
+
+@given(limits, windows, st.lists(st.tuples(st.integers(0, 12), steps_in_windows), max_size=60))
+def test_no_key_is_forgotten_while_those_that_count_have_place(
+    limit: int, window_s: float, takes: list[tuple[int, float]]
+) -> None:
+    roomy = RateLimiter(limit, window_s, max_keys=1000)
+    longest = Fraction(window_s) + resolution(limit, window_s)
+    now, most_at_a_time = 0.0, 1
+    last_allowed: dict[int, Fraction] = {}
+    history = []
+    for key, step_in_windows in takes:
+        now += step_in_windows * window_s / 4
+        decision = roomy.take(key, now)
+        history.append((key, now, decision))
+        if decision.allowed:
+            last_allowed[key] = Fraction(now)
+        at_a_time = sum(at > Fraction(now) - longest for at in last_allowed.values())
+        most_at_a_time = max(most_at_a_time, at_a_time)
+    tight = RateLimiter(limit, window_s, max_keys=most_at_a_time)
+    for key, now, decision in history:
+        assert tight.take(key, now) == decision
 
 
 @given(limits, st.integers(1, 20), st.integers(1, 60))

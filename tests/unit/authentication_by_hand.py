@@ -134,7 +134,12 @@ def base64url(data: bytes) -> bytes:
 
 
 def sign(
-    claims: object = None, key: Any = SECRET, algorithm: str = "HS256", *, payload: bytes | None = None, **header: Any
+    claims: object = None,
+    key: Any = SECRET,
+    algorithm: str = "HS256",
+    *,
+    payload: bytes | None = None,
+    **header: Any,
 ) -> bytes:
     """A token that is rightly signed, whatever is in it. A header parameter of None is left out."""
     content = json.dumps({} if claims is None else claims).encode() if payload is None else payload
@@ -168,11 +173,11 @@ def hmac_policy(**more: Any) -> JwtPolicy:
     return JwtPolicy(("HS256",), secret=SECRET, **more)
 
 
-def jwks_policy(*algorithms: str, refresh_s: float = 3600.0, least_interval_s: float = 30.0, **more: Any) -> JwtPolicy:
+def jwks_policy(
+    *algorithms: str, refresh_s: float = 3600.0, least_interval_s: float = 30.0, **more: Any
+) -> JwtPolicy:
     def fetch() -> bytes:
         raise AssertionError("the core fetches nothing by itself")
 
     source = JwksSource(PUBLIC_JWKS, fetch, refresh_s, least_interval_s)
     return JwtPolicy(algorithms or ("RS256",), jwks=source, **more)
-
-

@@ -1,10 +1,10 @@
-"""An engine driven by hand whose routes have gates: calls are made as a driver makes them, backends answer."""
+"""An engine driven by hand whose routes have gates: functions are called as by a driver, backends answer."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from challenges_by_hand import FakeProvider
@@ -15,6 +15,7 @@ from smartproxy.core.engine import Engine
 from smartproxy.core.env import Env
 from smartproxy.core.failure import LostReason
 from smartproxy.core.ops import CallFunction, OpenStream, OperationFailed, Returned
+from smartproxy.core.security.challenge.provider import Verification
 from smartproxy.core.security.policies import ChallengePolicy, RequestPolicy
 
 HOST = "app.example.com"
@@ -23,6 +24,8 @@ INNOCENT_IP = "198.51.100.200"
 WALL_AT_ZERO_S = 1_800_000_000.0
 RESERVED = "/.well-known/smartproxy-challenge"
 NAVIGATION = "Accept: text/html"
+FORM = "Content-Type: application/x-www-form-urlencoded"
+JSON = "Content-Type: application/json"
 CHALLENGE = ChallengePolicy(provider_id="fake", challenge_type="plain")
 
 
@@ -109,6 +112,28 @@ def gates(*routes: Route | RequestPolicy, **options: Any) -> GatesByHand:
     """An engine with these routes, or one route behind each policy, and one for innocent clients."""
     built = [each if isinstance(each, Route) else guarded(each) for each in routes]
     return GatesByHand(configuration(*built, innocent_route(), **options))
+
+
+Make = Callable[..., GatesByHand]
+
+
+def engines() -> Iterator[Make]:
+    """Makes engines as `gates` does, of one challenged route if none is given.
+
+    At the end of each an innocent client is still served, and then nothing is left.
+    """
+    made: list[GatesByHand] = []
+
+    def make(*routes: Route | RequestPolicy, **options: Any) -> GatesByHand:
+        hand = gates(*(routes or (RequestPolicy(challenge=CHALLENGE),)), **options)
+        hand.check_innocent()
+        made.append(hand)
+        return hand
+
+    yield make
+    for hand in made:
+        hand.check_innocent()
+        hand.settle()
 
 
 class Answer:
@@ -212,3 +237,16 @@ class Browser:
     def verify_path(self) -> str:
         """Where the page that the provider was last asked for may submit to."""
         return self.hand.provider.pendings[-1].verify_path
+
+
+def solves(hand: GatesByHand) -> None:
+    hand.provider.on_verify = lambda: Verification(True)
+
+
+def challenged(hand: GatesByHand, **about: Any) -> Browser:
+    """A browser that has been shown the challenge."""
+    browser = Browser(hand, **about)
+    answer = browser.ask("/page", NAVIGATION)
+    assert answer.status == 403
+    assert len(browser.jar) == 1
+    return browser

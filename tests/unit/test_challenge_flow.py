@@ -380,6 +380,18 @@ def test_double_click_is_redirected() -> None:
     assert desk.visit() is None
 
 
+def test_answer_of_who_is_cleared_already_is_not_judged() -> None:
+    desk = cleared()
+    clearance = dict(desk.jar)
+    desk.jar = {}
+    desk.visit(b"/second")
+    calls = list(desk.provider.calls)
+    desk.jar |= clearance
+    redirected(desk.submit(desk.verify_target + b"?answer=wrong"), b"/second")
+    assert desk.provider.calls == calls
+    assert desk.jar == clearance
+
+
 def spent_pending(number: int, issued_at: float) -> Pending:
     return Pending(str(number), "r", "h", None, "p", "t", "", False, issued_at, issued_at + 300, "/", {})
 

@@ -29,6 +29,7 @@ from smartproxy.core.security.challenge.provider import (
 
 ISSUED_AT = 1_700_000_000.0
 TYPES = ("wait", "proof-of-work")
+CONNECTIONS = {"wait": "", "proof-of-work": "connect-src 'self'; "}
 VOID_ELEMENTS = {"meta", "input", "link", "br"}
 HOSTILE = "\"'><script>alert(1)</script>&amp;{{ 7 * 7 }}\x00\ud800é"
 BUILT_IN = BuiltInChallenges()
@@ -330,7 +331,7 @@ def test_the_policy_admits_the_inline_blocks_and_nothing_else(challenge_type: st
         assert "<!--" not in inline
     assert page.headers["Content-Security-Policy"] == (
         f"default-src 'none'; script-src 'sha256-{hashes['script']}'; style-src 'sha256-{hashes['style']}'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        f"{CONNECTIONS[challenge_type]}form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     )
     assert page.headers["Referrer-Policy"] == "same-origin"
     assert page.headers["X-Content-Type-Options"] == "nosniff"

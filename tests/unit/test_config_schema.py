@@ -92,10 +92,23 @@ def configuration(port: Any = 80, timeout: Any = 1, action: Any = None) -> dict[
         configuration(
             action={"type": "forward", "targets": [{"host": "a", "port": 1, "send_proxy_protocol": 2}]}
         ),
+        {
+            "max_connections_per_ip": False,
+            "challenge": {"cookie_signing_key": ["${KEY}"], "relay_timeout": 1},
+            "defaults": {
+                "security": {
+                    "max_connections": 5,
+                    "rate_limit": {"max_requests": 5, "window": "1m", "on_exceeded": {"type": 429}},
+                    "challenge": {"enabled": False},
+                    "basic_auth": {"users": {"ann": "${KEY}"}, "user_header": "X-User"},
+                    "jwt_auth": {"secret": "${KEY}", "algorithms": ["HS256"], "audience": "a"},
+                }
+            },
+        },
     ],
 )
 def test_the_schema_accepts_what_loads(data: dict[str, Any]) -> None:
-    parse_config(data, environ={"PORT": "80"})
+    parse_config(data, environ={"PORT": "80", "KEY": "0123456789abcdef"})
     assert accepts(SCHEMA, data)
 
 
@@ -112,6 +125,10 @@ def test_the_schema_accepts_what_loads(data: dict[str, Any]) -> None:
         configuration(action={"type": "forward", "targets": [{"host": "a", "port": "x"}]}),
         configuration(action={"type": "forward", "rate_limit": {}}),
         {"unknown": 1},
+        {"max_connections_per_ip": -1},
+        {"defaults": {"security": {"rate_limit": {"on_exceeded": {"type": "430"}}}}},
+        {"defaults": {"security": {"jwt_auth": {"algorithm": "none"}}}},
+        {"defaults": {"security": {"basic_auth": {"users": {"ann": 5}}}}},
     ],
 )
 def test_the_schema_refuses_what_does_not(data: dict[str, Any]) -> None:

@@ -434,7 +434,7 @@ def test_what_cannot_be_meant_is_refused(security: dict[str, Any], place: str, m
 
 
 def test_everything_that_is_missing_is_told_at_once() -> None:
-    security = {"rate_limit": {}, "challenge": {}, "basic_auth": {}, "jwt_auth": {}}
+    security: dict[str, Any] = {"rate_limit": {}, "challenge": {}, "basic_auth": {}, "jwt_auth": {}}
     assert [place for place, _ in errors(route(security))] == [
         "rate_limit.max_requests",
         "rate_limit.window",
@@ -543,3 +543,12 @@ def test_passwords_in_the_clear_are_warned_about(
 def test_good_hashes_pass() -> None:
     hashed = {name: passwords.hash_password(b"x", name) for name in ("scrypt", "bcrypt")}
     assert errors(route({"basic_auth": {"users": hashed}})) == []
+
+
+def test_a_long_wait_is_held_against_the_time_given_also_beside_other_errors() -> None:
+    long_wait = route(of("challenge", settings={"wait_seconds": 400}))
+    assert errors(long_wait, challenge={"pending_ttl": "10m"}) == []
+    wrong = {"match": {"ports": "x"}, "action": FORWARD}
+    assert [place for place, _ in errors(long_wait, wrong, challenge={"pending_ttl": "10m"})] == [
+        "routes[1].match.ports"
+    ]

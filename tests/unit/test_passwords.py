@@ -66,7 +66,7 @@ def test_every_kind_of_argon2_verifies(kind: argon2.Type, version: int) -> None:
     assert not verify_hash(made, b"Secret")
 
 
-@pytest.mark.parametrize("text", ["", "secret", "$2b", "$1$salt$digest", "$5$x$y", "$argon2$x", "$2x$04$", "$scrypt"])
+@pytest.mark.parametrize("text", ["", "secret", "$2b", "$1$salt$digest", "$5$x$y", "$argon2$x", "$2x$04$"])
 def test_plain_passwords_are_no_hashes(text: str) -> None:
     assert not is_hash(text)
     assert not verify_hash(text, text.encode())
@@ -152,7 +152,7 @@ def test_the_others_go_by_all_bytes(algorithm: str) -> None:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("password", [b"", b"a\0b", b"a\nb", b"\x7f"])
 def test_passwords_that_nobody_can_send_are_not_hashed(algorithm: str, password: bytes) -> None:
-    with pytest.raises(ValueError, match="empty|control character"):
+    with pytest.raises(ValueError, match=r"empty|control character"):
         hash_password(password, algorithm)
 
 

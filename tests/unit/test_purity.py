@@ -37,6 +37,7 @@ PURE_PACKAGES = {
     "hyperframe",
     "idna",
     "jh2",
+    "jwt",
     "pylsqpack",
     "qh3",
     "re2",
@@ -61,7 +62,7 @@ DEPENDENCIES = """
 # They may use the machine while they are imported; the core may not.
 import base64, binascii, collections.abc, contextlib, dataclasses, enum, functools, hashlib, heapq, hmac
 import html, http, importlib, ipaddress, itertools, json, math, re, ssl, string, struct, sys, traceback
-import typing, urllib.parse, zlib, cryptography.x509, h11, idna, re2
+import typing, urllib.parse, zlib, cryptography.x509, h11, idna, jwt, re2
 import aioquic.quic.connection, h2.connection, hyperframe.frame, jh2.connection, pylsqpack
 import qh3.quic.connection
 import asyncio, builtins, os, random, select, socket, threading, time

@@ -164,6 +164,25 @@ def test_a_story(limit: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("window_s", "first", "second"),
+    [
+        (60.0, 0.001188227744570062, 8.14173220559282),
+        (55.084606900933366, 0.09250631668961282, 21.116404486290396),
+        (60.0, 0.01775215301215017, 14.630058327026934),
+    ],
+)
+def test_a_wait_that_was_rounded_down_is_still_long_enough(
+    window_s: float, first: float, second: float
+) -> None:
+    limiter = RateLimiter(1, window_s, 10)
+    assert limiter.take("key", first).allowed
+    refused = limiter.take("key", second)
+    assert not refused.allowed
+    assert second + (first + window_s - second) < first + window_s
+    assert limiter.take("key", second + refused.retry_after_s).allowed
+
+
+@pytest.mark.parametrize(
     ("max_requests", "window_s", "max_keys"),
     [
         (0, 1.0, 1),

@@ -9,6 +9,8 @@
   const SHOW_EVERY_MS = 250;
   const RATE_KNOWN_AFTER_MS = 1000;
   const ATTEMPTS_PER_LOOK_AT_THE_CLOCK = 200;
+  const MOST_FAILURES = 3;
+  const FAILURES = "failed proofs of work";
 
   const search = nonceSearch(page.challengeId);
   const start = performance.now();
@@ -37,13 +39,34 @@
     }
   };
 
-  const submit = () => {
+  const isWorthComingBack = isAccepted => {
+    try {
+      const failures = isAccepted ? 0 : Number(sessionStorage.getItem(FAILURES)) + 1;
+      sessionStorage.setItem(FAILURES, failures);
+      return failures < MOST_FAILURES;
+    } catch {
+      return isAccepted;
+    }
+  };
+
+  const submit = async () => {
     element("progress").value = 1;
     say("Solved. Opening the page…");
+    const form = element("answer");
     element("nonce").value = search.nonce();
-    // It survives the redirect that follows.
-    element("answer").action += location.hash;
-    element("answer").submit();
+    const body = new URLSearchParams(new FormData(form));
+    let isAccepted = false;
+    try {
+      const answer = await fetch(form.action, { method: "POST", body, redirect: "manual" });
+      isAccepted = answer.type === "opaqueredirect";
+    } catch {
+      // The network's failures are shown by the submission below.
+    }
+    if (isWorthComingBack(isAccepted)) {
+      comeBack(page);
+    } else {
+      form.submit();
+    }
   };
 
   const giveUp = () => {
@@ -75,7 +98,7 @@
   };
 
   // From the back-forward cache it would stand still.
-  addEventListener("pageshow", event => event.persisted && location.replace(page.returnUrl));
+  addEventListener("pageshow", event => event.persisted && comeBack(page));
 
   if (navigator.cookieEnabled) {
     element("work").hidden = false;

@@ -1,12 +1,8 @@
-
-"use strict";
 {
   const element = id => document.getElementById(id);
-  const { waitMs, remainingMs, returnUrl, verifyUrl } = document.querySelector("main").dataset;
+  const page = document.querySelector("main").dataset;
+  const { waitMs, remainingMs } = page;
   const end = performance.now() + Number(remainingMs);
-
-  // A fragment survives the redirect from the verification path, but not coming back to its own page.
-  const target = location.hash ? verifyUrl + location.hash : returnUrl;
 
   const clock = seconds =>
     seconds < 100 ? String(seconds) : `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
@@ -19,26 +15,26 @@
     element("left").style.strokeDashoffset = 1 - leftMs / Number(waitMs);
   };
 
-  const comeBack = () => {
+  const finish = () => {
     // A timer may be a little early.
     const leftMs = end - performance.now();
     if (leftMs > 0) {
-      setTimeout(comeBack, leftMs);
+      setTimeout(finish, leftMs);
       return;
     }
     element("status").textContent = "Opening the page…";
-    location.replace(target);
+    comeBack(page);
   };
 
   // From the back-forward cache it would stand still.
-  addEventListener("pageshow", event => event.persisted && location.replace(returnUrl));
+  addEventListener("pageshow", event => event.persisted && comeBack(page));
 
   if (navigator.cookieEnabled) {
     show();
     element("countdown").hidden = false;
     element("status").textContent = "The page opens by itself.";
     setInterval(show, 250);
-    setTimeout(comeBack, Number(remainingMs));
+    setTimeout(finish, Number(remainingMs));
   } else {
     element("no-cookies").hidden = false;
     element("status").hidden = true;

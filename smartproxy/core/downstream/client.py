@@ -16,6 +16,7 @@ from smartproxy.core.routing.domains import normalise_host
 from smartproxy.core.routing.table import PortPlan
 from smartproxy.core.security.connection_limits import Admission
 from smartproxy.core.security.ip_rules import ip_number
+from smartproxy.core.security.policies import ChallengePolicy
 from smartproxy.core.security.verdict import Passed
 from smartproxy.core.wire.proxy_protocol import encode_proxy_v1, encode_proxy_v2
 
@@ -43,6 +44,7 @@ class ClientFacts:
         "accepted_at",
         "admission",
         "certificates",
+        "clearances",
         "client",
         "client_ip",
         "client_key",
@@ -91,6 +93,8 @@ class ClientFacts:
         self.last_gated_fields: Fields | None = None
         self.last_passed: Passed | None = None
         self.last_gated_result: Fields = []
+        #: Until when requests with this list of fields, for this authority and route, are cleared.
+        self.clearances: dict[ChallengePolicy, tuple[Fields, bytes, str, float]] = {}
         self._authority: bytes | None = None
         self._host = ""
         #: What the connection counts for; None before it has been let in.

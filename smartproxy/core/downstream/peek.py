@@ -44,14 +44,12 @@ def looks_like_http(received: bytes) -> bool | None:
     return False
 
 
-def _backend_may_greet(route: Route | None) -> bool:
+def _backend_may_greet(route: Route) -> bool:
     """Whether a client that stays silent may be one who waits for its backend's first word.
 
     Not where the backend is said to speak one version of HTTP: a server of HTTP/2 does send
     the first bytes, its SETTINGS, and they are not for the client.
     """
-    if route is None:
-        return False
     action = route.action
     return not isinstance(action, ForwardAction) or action.backend_protocol is BackendProtocol.AUTO
 
@@ -95,8 +93,7 @@ class PeekStage:
         if plan.needs_no_bytes(number) and self._raw_route is not None:
             connection.start_raw(self._raw_route, received)
             return
-        route = plan.server_first_candidate(number)
-        self._early_route = route if _backend_may_greet(route) else None
+        self._early_route = self._greeted_on(plan.server_first_candidate(number))
         self._wait(received)
 
     def begin_decrypted(self, alpn_protocol: str | None) -> None:
@@ -113,8 +110,16 @@ class PeekStage:
             connection.start_http1(b"", None)
             return
         # RFC 7301: who negotiates no HTTP may still speak it; who may be spoken to first must be.
-        self._early_route = route if _backend_may_greet(route) else None
+        self._early_route = self._greeted_on(route)
         self._wait(b"")
+
+    def _greeted_on(self, route: Route | None) -> Route | None:
+        """`route`, if a client that stays silent may be one who is to be greeted there."""
+        if route is None or not _backend_may_greet(route):
+            return None
+        gate = self._connection.generation.gates.get(route)
+        # Where HTTP is to be shown first nobody is greeted, and a silent client may still show it.
+        return None if gate is not None and gate.policy.needs_http else route
 
     def _wait(self, received: bytes) -> None:
         self._stream.handler = self

@@ -299,9 +299,10 @@ class Exchange(GatedAnswer):
             route.response_fields is not None
             or choice.state.target.response_fields is not None
             or route.quic is not None
-            or self._own_fields
         ):
             self._apply_response_rules(head)
+        if self._own_fields:
+            head.fields += self._own_fields
         try:
             self._server.send_head(head)
         except LocalProtocolError as error:
@@ -323,7 +324,6 @@ class Exchange(GatedAnswer):
         target_rules = choice.state.target.response_fields
         if target_rules is not None:
             head.fields = target_rules.apply(head.fields, self.value_of)
-        head.fields += self._own_fields
         if route.quic is not None:
             self._advertise(head)
 
@@ -401,6 +401,7 @@ class Exchange(GatedAnswer):
                 return False
             answer = handshake.response(head)
             self._apply_response_rules(answer)
+            answer.fields += self._own_fields
             client_stream, from_client = self._server.open_tunnel(answer)
             self._status = answer.status
         except (HandshakeError, LocalProtocolError) as error:

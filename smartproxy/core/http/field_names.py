@@ -40,6 +40,10 @@ def spelling_pattern(name: str) -> str:
     return re.sub(r"[^0-9A-Za-z]", "[^0-9a-z]", name)
 
 
+ONE_SPELLING = bytes(byte if chr(byte).isalnum() and byte < 128 else ord("-") for byte in range(256))
+"""For `bytes.translate` of a lower-case name: the same for all spellings that such a backend confuses."""
+
+
 def compile_spellings(names: Iterable[str]) -> re.Pattern[bytes]:
     """A pattern for `fullmatch` on every spelling of `names`."""
     alternatives = "|".join(spelling_pattern(name) for name in names)

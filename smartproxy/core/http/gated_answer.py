@@ -86,8 +86,14 @@ class GatedAnswer(Answer):
                 fields = fields_for_backend(self._client, self._head, verdict)
                 if fields is not self._head.fields:
                     # The next request may share the head that was received.
-                    self._head = self._head.with_fields(fields)
-                    self._asked = self._asked.with_fields(fields)
+                    is_asked = self._asked is self._head
+                    head = self._head = self._head.with_fields(fields)
+                    asked = self._asked = head if is_asked else self._asked.with_fields(fields)
+                    if verdict.added_fields and head.connection_options:
+                        # `Connection` names fields of the client's (RFC 9110 §7.6.1); these are the gate's.
+                        added_names = [name for name, _ in verdict.added_fields]
+                        options = head.connection_options.difference(added_names)
+                        head.connection_options = asked.connection_options = options
             self._admitted()
         elif isinstance(verdict, Refusal):
             self._refuse(
@@ -99,9 +105,10 @@ class GatedAnswer(Answer):
             )
         else:
             self._failure = verdict.failure
+            # A page of status 200 would be an open tunnel to who has asked for one.
+            status = 403 if self._opens_tunnel_by(verdict.status) else verdict.status
             self._send_own(
-                ResponseHead(verdict.status, verdict.fields, body_length_bytes=len(verdict.body)),
-                verdict.body,
+                ResponseHead(status, verdict.fields, body_length_bytes=len(verdict.body)), verdict.body
             )
 
     # The answer to a challenge.

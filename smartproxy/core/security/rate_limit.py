@@ -324,13 +324,14 @@ class RateLimiter:
         return RateLimitDecision(False, self.max_requests, 0, wait_s, wait_s)
 
     def _make_room(self) -> None:
-        """For one key more. What has expired goes at twice the pace at which keys come."""
+        """For one key more. What has expired goes at least at twice the pace at which keys come."""
         once, repeated, horizon = self._once, self._repeated, self._window.horizon
-        if once and next(iter(once.values())) <= horizon:
-            once.popitem(last=False)
-        if repeated and not next(iter(repeated.values())).used(horizon):
-            repeated.popitem(last=False)
-        if len(self) < self.max_keys:
+        for _ in range(2):
+            if once and next(iter(once.values())) <= horizon:
+                once.popitem(last=False)
+            if repeated and not next(iter(repeated.values())).used(horizon):
+                repeated.popitem(last=False)
+        if len(once) + len(repeated) < self.max_keys:
             return
         if len(once) >= max(1, self.max_keys // 8):
             once.popitem(last=False)

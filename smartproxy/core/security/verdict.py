@@ -37,7 +37,7 @@ class Passed:
     """The request may go on."""
 
     removed_fields: frozenset[bytes] = frozenset()
-    """Request fields that the backend must not get; a `-` stands for `_` too."""
+    """Request fields that the backend must not get, in whichever spelling: all are here in `ONE_SPELLING`."""
     added_fields: Fields = field(default_factory=list)
     """Request fields for the backend, after the removal."""
     removed_cookies: tuple[bytes, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from smartproxy.core.downstream.client import ClientFacts
+from smartproxy.core.http.field_names import ONE_SPELLING
 from smartproxy.core.http.messages import Fields, RequestHead
 from smartproxy.core.security.challenge.cookies import without_cookies
 from smartproxy.core.security.verdict import Passed
@@ -20,7 +21,7 @@ def fields_for_backend(client: ClientFacts, head: RequestHead, passed: Passed) -
     fields = head.fields
     if removed:
         # Many servers hand `a_b` and `a-b` to programs as one name, so that one could stand in for the other.
-        fields = [line for line in fields if line[0].replace(b"_", b"-") not in removed]
+        fields = [line for line in fields if line[0].translate(ONE_SPELLING) not in removed]
     own_cookies: tuple[bytes, ...] = ()
     if client.generation.has_challenges:
         own_cookies = client.generation.gatekeeper.challenges.own_cookie_names(head.fields)

@@ -73,9 +73,9 @@ class RequestGate:
             if verdict is not None:
                 return verdict
         challenge = gate.policy.challenge
-        if challenge is not None:
-            request = self._challenged(challenge)
-            if request is not None and not self._challenges.has_clearance(request):
+        if challenge is not None and self._applies(challenge):
+            request = self._uncleared(challenge)
+            if request is not None:
                 return self._wait(self._challenges.challenge(request, self._challenge_answered))
         return self._authenticate()
 
@@ -85,16 +85,33 @@ class RequestGate:
         if waiting is not None:
             waiting.cancel()
 
-    def _challenged(
+    def _applies(self, policy: ChallengePolicy) -> bool:
+        head = self._head
+        return applies(policy, head.method, self._path, head.fields)
+
+    def _uncleared(
         self, policy: ChallengePolicy, *, over_rate_limit: bool = False
     ) -> ChallengedRequest | None:
-        """None: the policy says nothing of such requests."""
+        """The request as challenges know it; None: it has a clearance."""
+        client = self._client
         head = self._head
-        if not applies(policy, head.method, self._path, head.fields):
+        known = client.clearances.get(policy)
+        if (
+            known is not None
+            and known[0] is head.fields
+            and known[1] == head.authority
+            and known[2] == self._route_name
+            and client.context.env.wall_clock() < known[3]
+        ):
             return None
-        return challenged_request(
-            self._client, policy, head, self._path, self._route_name, over_rate_limit=over_rate_limit
+        request = challenged_request(
+            client, policy, head, self._path, self._route_name, over_rate_limit=over_rate_limit
         )
+        until = self._challenges.cleared_until(request)
+        if not until:
+            return request
+        client.clearances[policy] = (head.fields, head.authority, self._route_name, until)
+        return None
 
     def _wait(self, waiting: Waiting) -> Waiting:
         self._waiting = waiting
@@ -106,17 +123,18 @@ class RequestGate:
         """None: there is room."""
         client = self._client
         challenge = rule.over_limit_challenge
-        request = self._challenged(challenge, over_rate_limit=True) if challenge is not None else None
-        is_cleared = request is not None and self._challenges.has_clearance(request)
-        if is_cleared and rule.clearance_bypasses:
-            return None
+        request: ChallengedRequest | None = None
+        if challenge is not None and self._applies(challenge):
+            request = self._uncleared(challenge, over_rate_limit=True)
+            if request is None and rule.clearance_bypasses:
+                return None
         key = request_key(rule, client.client_number, self._path, self._head.fields)
         decision = self._decision = limiter.take(key, client.context.now)
         self.response_fields = rate_limit_fields(decision, rule)
         if decision.allowed:
             return None
         # Who has a clearance that exempts from nothing would gain nothing by another one.
-        if request is not None and not is_cleared:
+        if request is not None:
             return self._wait(self._challenges.challenge(request, self._limit_challenge_answered))
         return self._over_limit()
 

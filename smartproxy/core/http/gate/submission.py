@@ -10,6 +10,7 @@ from smartproxy.core.failure import Failure, FailureCode, FailureSource
 from smartproxy.core.http.gate.request_gate import challenged_request
 from smartproxy.core.http.messages import RequestHead
 from smartproxy.core.http.request_route import RequestRefused, check_access
+from smartproxy.core.routing.paths import normalise_path
 from smartproxy.core.security.challenge.submission import (
     MAX_SUBMISSION_BYTES,
     refuse_submission,
@@ -99,6 +100,11 @@ class ChallengeSubmission:
                 refusal.status, refusal.failure, refusal.explanation, retry_after_s=refusal.retry_after_s
             )
         request = challenged_request(
-            client, policy, head, "", route.name, over_rate_limit=pending.over_rate_limit
+            client,
+            policy,
+            head,
+            normalise_path(head.target) or "",
+            route.name,
+            over_rate_limit=pending.over_rate_limit,
         )
         return challenges.verify_submission(request, pending, bytes(self._body), self._decide)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from smartproxy.core.context import Context
+from smartproxy.core.http.field_names import ONE_SPELLING
 from smartproxy.core.http.messages import Fields
 from smartproxy.core.security.authentication.basic import BasicAuthentication
 from smartproxy.core.security.authentication.credentials import (
@@ -75,25 +76,26 @@ class Authentication:
         Else it comes to `on_verdict`, after this call, unless what is returned is cancelled before. A
         `Passed` may be shared by many requests.
         """
-        authorization = other = b""
-        header = self._header
+        authorization = b""
         for name, value in fields:
-            if name == _AUTHORIZATION:
+            if name == b"authorization":
                 # RFC 9110 §5.3: a field that is no list comes once; a backend might read the other one.
                 if authorization:
                     return self._refusals.ambiguous()
                 authorization = value
-            elif name == header:
-                if other:
-                    return self._refusals.ambiguous()
-                other = value
         bearer = self._bearer
         if bearer is None:
             return self._check_basic(authorization, on_verdict)
-        token: bytes | None = other or None
-        if header == _AUTHORIZATION and has_bearer_scheme(authorization):
-            token = authorization
         place = bearer.in_field
+        token: bytes | None = None
+        if self._header == _AUTHORIZATION:
+            if has_bearer_scheme(authorization):
+                token = authorization
+        else:
+            values = [value for name, value in fields if name == self._header and value]
+            if len(values) > 1:
+                return self._refusals.ambiguous()
+            token = values[0] if values else None
         if token is None and self._cookie_name:
             token = token_cookie(fields, self._cookie_name)
             place = bearer.in_cookie
@@ -144,5 +146,5 @@ class _SecondCheck:
 
 
 def _removed(*names: Iterable[bytes]) -> frozenset[bytes]:
-    """Names as `Passed.removed_fields` has them: `_` and `-` are one."""
-    return frozenset(name.replace(b"_", b"-") for some in names for name in some)
+    """Names as `Passed.removed_fields` has them."""
+    return frozenset(name.translate(ONE_SPELLING) for some in names for name in some)

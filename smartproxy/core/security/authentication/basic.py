@@ -110,9 +110,9 @@ class BasicAuthentication:
             if policy.user_header and value is not None:
                 added.append((policy.user_header, value))
             hash = text if is_hash(text) else ""
-            password_digest = self._nobody if hash else self._digest(text.encode())
+            password_digest = self._nobody if hash else self._digest(text.encode("utf-8", "surrogatepass"))
             passed = Passed(removed_fields, added, removed_cookies)
-            self._users[name.encode()] = _User(hash, password_digest, passed)
+            self._users[name.encode("utf-8", "surrogatepass")] = _User(hash, password_digest, passed)
 
     def check(
         self, authorization: bytes, on_verdict: Callable[[Passed | Refusal], None]
@@ -120,14 +120,14 @@ class BasicAuthentication:
         """The verdict on an Authorization field for Basic; later, where a hash is to be verified."""
         if len(authorization) > MAX_CREDENTIALS_BYTES:
             return self._refusals.wrong_credentials(_MALFORMED)
-        key = self._remembered.key_of(authorization)
-        remembered = self._remembered.get(key, self._context.now)
+        remembered = self._remembered.find(authorization, self._context.now)
         if remembered is not None:
             return remembered
         credentials = parse_credentials(authorization)
         if credentials is None:
             return self._refusals.wrong_credentials(_MALFORMED)
         name, password = credentials
+        key = self._remembered.digest(authorization)
         user = self._users.get(name)
         expected = user.password_digest if user is not None else self._nobody
         matches = hmac.compare_digest(self._digest(password), expected)

@@ -97,9 +97,7 @@ class BearerAuthentication:
         """The verdict on a token, bare or after the scheme Bearer; later, where keys are to be fetched."""
         if len(value) > _MAX_VALUE_BYTES:
             return self._refusals.invalid_token("it is too long")
-        memory = place.remembered
-        key = memory.key_of(value)
-        remembered = memory.get(key, self._context.env.wall_clock())
+        remembered = place.remembered.find(value, self._context.env.wall_clock())
         if remembered is not None:
             if self._key_source is not None:
                 # So that the set is renewed also while all tokens are remembered.
@@ -111,6 +109,7 @@ class BearerAuthentication:
             )
         except InvalidTokenError as error:
             return self._refusals.invalid_token(error.reason)
+        key = place.remembered.digest(value)
         return self._check_signature(key, token, place, on_verdict)
 
     def _check_signature(

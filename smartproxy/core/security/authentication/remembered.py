@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
+from hashlib import sha256
 
 from smartproxy.core.security.verdict import Passed
 
 MAX_REMEMBERED = 1024
 
-_KEY_BYTES = 16
-
 
 class Remembered:
-    """Verdicts by a keyed digest of the credentials, which themselves are not kept; the least used go first.
+    """Verdicts by a digest of the credentials, which themselves are not kept; the least used ones go first.
 
-    `key` is random, 16 to 64 bytes. Times are seconds on whatever clock the caller asks with.
+    `secret` is random. Times are seconds on whatever clock the caller asks with.
     """
 
-    __slots__ = ("_hasher", "_max_entries", "_verdicts")
+    __slots__ = ("_max_entries", "_secret", "_verdicts")
 
-    def __init__(self, key: bytes, max_entries: int = MAX_REMEMBERED) -> None:
-        self._hasher = hashlib.blake2b(key=key, digest_size=_KEY_BYTES)
+    def __init__(self, secret: bytes, max_entries: int = MAX_REMEMBERED) -> None:
+        self._secret = secret
         self._max_entries = max_entries
         #: Verdict, and the span of time in which it holds: from the first, before the second.
         self._verdicts: OrderedDict[bytes, tuple[Passed, float, float]] = OrderedDict()
@@ -29,28 +27,33 @@ class Remembered:
     def __len__(self) -> int:
         return len(self._verdicts)
 
-    def key_of(self, credentials: bytes) -> bytes:
-        """What stands for these credentials here; nobody who lacks the key can make two alike."""
-        hasher = self._hasher.copy()
-        hasher.update(credentials)
-        return hasher.digest()
+    def digest(self, credentials: bytes) -> bytes:
+        """What stands for these credentials here.
 
-    def get(self, key: bytes, now: float) -> Passed | None:
-        """The verdict, if it holds at `now`."""
-        remembered = self._verdicts.get(key)
+        A secret before the text makes no good code for messages. But nobody ever sees a digest, and this is
+        the fastest hash there is: processors have it.
+        """
+        return sha256(self._secret + credentials).digest()
+
+    def find(self, credentials: bytes, now: float) -> Passed | None:
+        """The verdict on these credentials, if there is one that holds at `now`."""
+        digest = sha256(self._secret + credentials).digest()
+        verdicts = self._verdicts
+        remembered = verdicts.get(digest)
         if remembered is None:
             return None
-        if remembered[1] <= now < remembered[2]:
-            self._verdicts.move_to_end(key)
-            return remembered[0]
-        del self._verdicts[key]
+        passed, holds_from, holds_until = remembered
+        if holds_from <= now < holds_until:
+            verdicts.move_to_end(digest)
+            return passed
+        del verdicts[digest]
         return None
 
-    def add(self, key: bytes, passed: Passed, holds_from: float, holds_until: float) -> None:
+    def add(self, digest: bytes, passed: Passed, holds_from: float, holds_until: float) -> None:
         """Remember that the credentials pass from `holds_from` and before `holds_until`."""
         verdicts = self._verdicts
-        verdicts[key] = (passed, holds_from, holds_until)
-        verdicts.move_to_end(key)
+        verdicts[digest] = (passed, holds_from, holds_until)
+        verdicts.move_to_end(digest)
         if len(verdicts) > self._max_entries:
             verdicts.popitem(last=False)
 

@@ -57,7 +57,7 @@ def parse_token(token: bytes, algorithms: Container[str]) -> Token:
     if not isinstance(algorithm, str) or algorithm not in algorithms:
         raise InvalidTokenError("its algorithm is not allowed")
     key_id = header.get("kid")
-    if key_id is not None and not isinstance(key_id, str):
+    if "kid" in header and not isinstance(key_id, str):
         raise InvalidTokenError("it is malformed")
     return Token(
         algorithm,

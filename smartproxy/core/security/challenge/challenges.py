@@ -59,7 +59,11 @@ class Challenges:
 
     def has_clearance(self, request: ChallengedRequest) -> bool:
         """Whether the request's browser has solved the challenge that `request.policy` asks."""
-        return self._issuer.has_clearance(request, self._context.env.wall_clock())
+        return self.cleared_until(request) > 0.0
+
+    def cleared_until(self, request: ChallengedRequest) -> float:
+        """Until when a clearance covers the request, in seconds since the Unix epoch; 0.0: none does."""
+        return self._issuer.cleared_until(request, self._context.env.wall_clock())
 
     def challenge(self, request: ChallengedRequest, on_verdict: Callable[[Verdict], None]) -> Waiting:
         """Challenge a request that has no clearance.
@@ -130,7 +134,7 @@ class Challenges:
             return _not_yours()
         now = self._context.env.wall_clock()
         no_pending = [issuer.no_pending_cookie(request)]
-        if issuer.has_clearance(request, now):
+        if issuer.cleared_until(request, now):
             return redirect(pending.return_path, no_pending)
         if not issuer.is_open(pending, request, now):
             self._record_refused(request, pending, "expired, solved before, or not asked any more")

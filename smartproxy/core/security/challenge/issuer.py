@@ -107,8 +107,8 @@ class Issuer:
 
     # Clearances.
 
-    def has_clearance(self, request: ChallengedRequest, now: float) -> bool:
-        """Whether a clearance of the request's covers it."""
+    def cleared_until(self, request: ChallengedRequest, now: float) -> float:
+        """Until when a clearance of the request's covers it; 0.0: none does."""
         for token in cookie_values(request.fields, self._clearance_name(request)):
             clearance = self._verified.get(token)
             if clearance is None:
@@ -121,8 +121,8 @@ class Issuer:
             else:
                 self._verified.move_to_end(token)
             if clearance.covers(request, now):
-                return True
-        return False
+                return min(clearance.expires_at, clearance.issued_at + request.policy.clearance.ttl_s)
+        return 0.0
 
     def clearance_cookie(self, request: ChallengedRequest, now: float) -> bytes | None:
         """The Set-Cookie value for who has solved the request's challenge; None where it is too long."""
