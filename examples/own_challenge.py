@@ -1,8 +1,6 @@
 """A browser challenge of one's own, in front of a backend: visitors answer a question before they get in.
 
-    python examples/own_challenge.py 8080 127.0.0.1:3000
-
-It is met in full: asked once, answered in a form, and remembered by a signed cookie, which the proxy looks after.
+python examples/own_challenge.py 8080 127.0.0.1:3000
 """
 
 import asyncio
@@ -28,8 +26,8 @@ QUESTIONS = [
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>One question</title>
 <meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
-<form method="post" action="{action}"><p><label>{question} <input name="answer" autofocus></label> <button>Go on</button>
-</form>"""
+<form method="post" action="{action}"><label>{question} <input name="answer"></label><button>OK</button></form>
+"""
 
 
 class Riddles:

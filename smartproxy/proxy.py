@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
+from smartproxy.challenges import BUILT_IN_PROVIDER_ID, register_built_in
 from smartproxy.config import (
     ConfigError,
     Problem,
@@ -20,7 +21,6 @@ from smartproxy.config import (
     compile_configuration,
     parse_config,
 )
-from smartproxy.challenges import BUILT_IN_PROVIDER_ID, register_built_in
 from smartproxy.config.compile_security import blocked_addresses
 from smartproxy.config.models import SecurityPolicyConfig
 from smartproxy.core.configuration import Configuration

@@ -1,4 +1,4 @@
-"""The order of the checks for what is not HTTP: refused connections are closed, and no backend hears of them."""
+"""The order of the checks for what is not HTTP: who is refused is closed on, and no backend hears of it."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ REFUSALS = {
 }
 
 
-def client_hello() -> bytes:
+def client_hello(name: str = NAME) -> bytes:
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    context = ssl.create_default_context()
-    tls = context.wrap_bio(incoming, outgoing, server_hostname=NAME)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls = context.wrap_bio(incoming, outgoing, server_hostname=name)
     with pytest.raises(ssl.SSLWantReadError):
         tls.do_handshake()
     return outgoing.read()
@@ -81,16 +81,19 @@ class Kind:
         """The last a client hears that its route refuses."""
 
     def route(self, backend: Listener, security: dict[str, Any]) -> dict[str, Any]:
-        if self.name == "raw":
-            one = forward_raw(backend)
-        else:
-            one = forward(backend, domains=NAME)
+        one = forward_raw(backend) if self is RAW else forward(backend)
+        if self is PASSTHROUGH:
+            one["match"]["domains"] = NAME
             one["action"]["tls"] = {"mode": "passthrough"}
         return {"name": ROUTE_NAME, "security": security, **one}
 
 
 RAW = Kind("raw", lambda: b"\x01 not HTTP", b"")
 PASSTHROUGH = Kind("passthrough", client_hello, ACCESS_DENIED_ALERT)
+SILENT = Kind("silent", lambda: b"", b"")
+"""Of clients that wait for the backend's first word, on a port that takes anything."""
+KINDS = [RAW, PASSTHROUGH, SILENT]
+SERVER_FIRST_DELAY_S = 0.005
 
 
 def engine_of(proxy: ProxyHandle) -> Engine:
@@ -99,9 +102,13 @@ def engine_of(proxy: ProxyHandle) -> Engine:
     return engine
 
 
+async def start(net: Network, route: dict[str, Any], **options: Any) -> ProxyHandle:
+    return await net.start_proxy([route], server_first_delay=SERVER_FIRST_DELAY_S, **options)
+
+
 async def reconfigure(proxy: ProxyHandle, route: dict[str, Any], **options: Any) -> None:
     handle: Any = proxy
-    handle._options = {"listen": ["127.0.0.1"], **options}
+    handle._options = {"listen": ["127.0.0.1"], "server_first_delay": SERVER_FIRST_DELAY_S, **options}
     await proxy.update_routes([route])
 
 
@@ -201,11 +208,9 @@ async def leave(net: Network, proxy: ProxyHandle, *pairs: tuple[Connection, Conn
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("kind", [RAW, PASSTHROUGH], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("first", REFUSALS, ids=lambda check: check.name.lower())
-def test_the_first_check_that_refuses_is_the_one_that_closes(
-    network: str, kind: Kind, first: Check
-) -> None:
+def test_the_first_check_that_refuses_is_the_one_that_closes(network: str, kind: Kind, first: Check) -> None:
     """Every later check would refuse too, and none of them is asked; nor is a backend dialled."""
 
     async def body(net: Network) -> None:
@@ -213,7 +218,7 @@ def test_the_first_check_that_refuses_is_the_one_that_closes(
         backend = await net.listen()
         options = refusing_options(first, ip)
         options.pop("security_policy", None)
-        proxy = await net.start_proxy([kind.route(backend, {"rate_limit": RATE_LIMIT})], **options)
+        proxy = await start(net, kind.route(backend, {"rate_limit": RATE_LIMIT}), **options)
         holder = await join(net, proxy, backend, kind.first_bytes())
         await reconfigure(
             proxy, kind.route(backend, refusing_security(first, ip)), **refusing_options(first, ip)
@@ -231,13 +236,13 @@ def test_the_first_check_that_refuses_is_the_one_that_closes(
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("kind", [RAW, PASSTHROUGH], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_what_a_list_refuses_is_not_counted_by_the_rate_limit(network: str, kind: Kind) -> None:
     async def body(net: Network) -> None:
         ip = client_ip(net)
         backend = await net.listen()
         security = {"rate_limit": RATE_LIMIT, "max_connections": 1}
-        proxy = await net.start_proxy([kind.route(backend, {**security, "ip_block_list": [ip]})])
+        proxy = await start(net, kind.route(backend, {**security, "ip_block_list": [ip]}))
         for _ in range(3):
             await be_refused(net, proxy, kind, Check.IP_BLOCK_LIST)
         limits = engine_of(proxy).connection_limits
@@ -286,9 +291,8 @@ async def test_what_is_not_http_cannot_show_credentials(net: Network) -> None:
 async def test_a_client_that_takes_its_time_may_still_show_credentials(net: Network) -> None:
     """Silence is no attempt to get by: browsers connect ahead of what they ask."""
     backend, greeting = await net.listen(), await net.listen()
-    delay_s = 0.01
-    proxy = await net.start_proxy([guarded(backend)], server_first_delay=delay_s)
-    other = await net.start_proxy([forward(greeting)], server_first_delay=delay_s)
+    proxy = await start(net, guarded(backend))
+    other = await start(net, forward(greeting))
     client = await net.connect(proxy.port)
     for _ in range(2):
         # The delay is over once the backend of who came later has been connected.
@@ -343,13 +347,6 @@ async def sends_a_broken_client_hello(net: Network, proxy: ProxyHandle, backend:
     client.close()
 
 
-async def names_a_host_that_is_not_served(net: Network, proxy: ProxyHandle, backend: Listener) -> None:
-    client = await net.connect(proxy.port)
-    await client.send(client_hello())
-    assert (await last_words(client))[:1] in (b"", b"\x15")
-    client.close()
-
-
 async def finds_no_room(net: Network, proxy: ProxyHandle, backend: Listener) -> None:
     there = await join(net, proxy, backend, RAW.first_bytes())
     client = await net.connect(proxy.port)
@@ -368,7 +365,6 @@ LIVES: list[Life] = [
     says_nothing,
     breaks_off_a_client_hello,
     sends_a_broken_client_hello,
-    names_a_host_that_is_not_served,
     finds_no_room,
 ]
 
@@ -384,8 +380,8 @@ def test_a_connection_is_given_back_exactly_once(network: str, life: Life) -> No
 
     async def body(net: Network) -> None:
         backend = await net.listen()
-        named = forward(backend, domains="other.example.com")
-        named["action"]["tls"] = {"mode": "passthrough"}
+        named = PASSTHROUGH.route(backend, {})
+        del named["name"]
         taking = {"name": ROUTE_NAME, "security": {"max_connections": 2}, **forward(backend)}
         proxy = await net.start_proxy([taking, named], max_connections_per_ip=2)
         limits = engine_of(proxy).connection_limits
@@ -397,3 +393,16 @@ def test_a_connection_is_given_back_exactly_once(network: str, life: Life) -> No
         await leave(net, proxy, steady)
 
     run_on(network, body)
+
+
+@on_every_network
+async def test_a_name_that_is_not_served_costs_a_connection_no_longer_than_it_lasts(net: Network) -> None:
+    backend = await net.listen()
+    proxy = await net.start_proxy([PASSTHROUGH.route(backend, {})], max_connections_per_ip=1)
+    for _ in range(3):
+        client = await net.connect(proxy.port)
+        await client.send(client_hello("other.example.com"))
+        assert (await last_words(client))[:1] == b"\x15"
+        client.close()
+        await leave(net, proxy)
+    assert [code for code, _ in refusals(proxy)] == ["no_route"] * 3

@@ -286,4 +286,3 @@ async def busy_site(net: Network, front: Version, first: Check) -> AsyncIterator
     async with site_on(net, front, security, **options) as site:
         await site.hold(SPENT_PATH)
         yield site
-

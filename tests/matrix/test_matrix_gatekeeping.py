@@ -242,9 +242,7 @@ def test_a_clearance_that_lifts_no_limit_lifts_none(network: str, front: Version
         check_answer(Check.AUTHENTICATION, await site.own_answer(visitor, "/page"))
         clearance = await site.solve(visitor, "/page", status=429)
         calls = list(site.puzzle.calls)
-        check_answer(
-            Check.RATE_LIMIT, await site.own_answer(visitor, "/page", [clearance, CREDENTIALS])
-        )
+        check_answer(Check.RATE_LIMIT, await site.own_answer(visitor, "/page", [clearance, CREDENTIALS]))
         assert site.puzzle.calls == calls
         assert not site.backend.wires
         await site.fetch_from_backend(visitor, "/other", [clearance, CREDENTIALS])

@@ -39,9 +39,14 @@ def backend_request(
     choice: Choice,
     version: int,
     value_of: ValueOf,
+    added_fields: Fields,
 ) -> RequestHead:
-    """The head for the backend of `choice`, spoken to in `version`: with forwarding fields, by the rules."""
+    """The head for the backend of `choice`, spoken to in `version`: with forwarding fields, by the rules.
+
+    `added_fields` are the proxy's own, which the client's Connection field cannot take away.
+    """
     fields = _passed_on_fields(client, head)
+    fields += added_fields
     if action.add_via:
         fields.append((b"via", _VIA[head.version] + client.generation.configuration.server_name.encode()))
     if route.request_fields is not None:

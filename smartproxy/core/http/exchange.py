@@ -8,6 +8,7 @@ from smartproxy.core.failure import Failure, FailureCode, FailureSource
 from smartproxy.core.http.backend_request import backend_request
 from smartproxy.core.http.client_stream import ClientStream
 from smartproxy.core.http.errors import status_for
+from smartproxy.core.http.gate.passage import trailers_for_backend
 from smartproxy.core.http.gated_answer import GatedAnswer
 from smartproxy.core.http.hop_by_hop import end_to_end_fields, without_length
 from smartproxy.core.http.messages import NO_BODY, Fields, RequestHead, ResponseHead
@@ -181,7 +182,10 @@ class Exchange(GatedAnswer):
         assert route is not None
         action = route.action
         assert isinstance(action, ForwardAction)
-        request = backend_request(self._client, self._head, route, action, choice, version, self.value_of)
+        added = self._passed.added_fields
+        request = backend_request(
+            self._client, self._head, route, action, choice, version, self.value_of, added
+        )
         if self._handshake is not None:
             return self._handshake.request_for(version, request, self._context.env.entropy)
         return request
@@ -236,7 +240,7 @@ class Exchange(GatedAnswer):
             self._last_activity = self._context.now
             self._arm(self._client.timeouts.socket_s)
             try:
-                self._backend.send_end(trailers)
+                self._backend.send_end(trailers_for_backend(trailers, self._passed))
             except LocalProtocolError as error:
                 self.request_failed(
                     Failure(FailureSource.CLIENT, FailureCode.HTTP_REQUEST_ERROR, error.reason), 400

@@ -18,10 +18,13 @@ GATE_DEADLINE_S = 30.0
 function of the operator's that never answers is caught by this one."""
 
 
+ASKED_NOTHING = Passed()
+
+
 class GatedAnswer(Answer):
     """Decides whether a request is served at all; a subclass serves it, in `_admitted`."""
 
-    __slots__ = ("_asked", "_gate", "_submission")
+    __slots__ = ("_asked", "_gate", "_passed", "_submission")
 
     def __init__(self, client: ClientFacts, server: ServerStream, head: RequestHead) -> None:
         #: The head as the client sent it. An extended CONNECT is routed and logged as the GET that it
@@ -31,6 +34,7 @@ class GatedAnswer(Answer):
             client, server, head.with_same_fields(b"GET", head.target) if head.protocol else head
         )
         self._gate: RequestGate | None = None
+        self._passed = ASKED_NOTHING
         self._submission: ChallengeSubmission | None = None
 
     def begin(self) -> None:
@@ -52,7 +56,11 @@ class GatedAnswer(Answer):
         self._path = path
         self.params = hit.params
         if route.request_policy is None:
-            self._admitted()
+            if generation.has_challenges:
+                # A browser sends the whole site's cookies, other routes' clearances with them.
+                self._obey(ASKED_NOTHING)
+            else:
+                self._admitted()
             return
         gate = self._gate = RequestGate(
             client, generation.gates[route], head, path, route.name, self._gate_decided
@@ -77,23 +85,14 @@ class GatedAnswer(Answer):
     def _obey(self, verdict: Verdict) -> None:
         self._gate = None
         if isinstance(verdict, Passed):
-            if (
-                verdict.removed_fields
-                or verdict.added_fields
-                or verdict.removed_cookies
-                or self._client.generation.has_challenges
-            ):
+            self._passed = verdict
+            if verdict.removed_fields or verdict.removed_cookies or self._client.generation.has_challenges:
                 fields = fields_for_backend(self._client, self._head, verdict)
                 if fields is not self._head.fields:
                     # The next request may share the head that was received.
                     is_asked = self._asked is self._head
-                    head = self._head = self._head.with_fields(fields)
-                    asked = self._asked = head if is_asked else self._asked.with_fields(fields)
-                    if verdict.added_fields and head.connection_options:
-                        # `Connection` names fields of the client's (RFC 9110 §7.6.1); these are the gate's.
-                        added_names = [name for name, _ in verdict.added_fields]
-                        options = head.connection_options.difference(added_names)
-                        head.connection_options = asked.connection_options = options
+                    self._head = self._head.with_fields(fields)
+                    self._asked = self._head if is_asked else self._asked.with_fields(fields)
             self._admitted()
         elif isinstance(verdict, Refusal):
             self._refuse(

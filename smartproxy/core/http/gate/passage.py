@@ -9,8 +9,16 @@ from smartproxy.core.security.challenge.cookies import without_cookies
 from smartproxy.core.security.verdict import Passed
 
 
+def trailers_for_backend(trailers: Fields, passed: Passed) -> Fields:
+    """A request's trailers: what may not be in its head must not come behind it either."""
+    removed = passed.removed_fields
+    if not removed or not trailers:
+        return trailers
+    return [line for line in trailers if line[0].translate(ONE_SPELLING) not in removed]
+
+
 def fields_for_backend(client: ClientFacts, head: RequestHead, passed: Passed) -> Fields:
-    """The request's fields as the gate wants them: the same list, where nothing changes.
+    """What the gate leaves of the request's fields: the same list, where that is all of them.
 
     Cookies that challenges have set are nobody's business but ours. The next request of a
     connection often shares its list of fields, and then the result too.
@@ -27,7 +35,5 @@ def fields_for_backend(client: ClientFacts, head: RequestHead, passed: Passed) -
         own_cookies = client.generation.gatekeeper.challenges.own_cookie_names(head.fields)
     if own_cookies or passed.removed_cookies:
         fields = without_cookies(fields, passed.removed_cookies + own_cookies)
-    if passed.added_fields:
-        fields = fields + passed.added_fields
     client.last_gated_fields, client.last_passed, client.last_gated_result = head.fields, passed, fields
     return fields

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from smartproxy.core.downstream.client import ClientFacts
 from smartproxy.core.failure import Failure, FailureCode, FailureSource
 from smartproxy.core.http.messages import Fields, RequestHead
+from smartproxy.core.records import Level
+from smartproxy.core.security.authentication.refusals import NO_CREDENTIALS
 from smartproxy.core.security.challenge.challenges import ChallengedRequest, Challenges
 from smartproxy.core.security.challenge.scope import applies
 from smartproxy.core.security.gatekeeper import RouteGate
@@ -174,11 +176,32 @@ class RequestGate:
         if authentication is None:
             return _NOTHING
         answer = authentication.check(self._head.fields, self._authenticated)
-        return self._wait(answer) if isinstance(answer, Waiting) else answer
+        if isinstance(answer, Waiting):
+            return self._wait(answer)
+        if isinstance(answer, Refusal):
+            self._record_unauthenticated(answer)
+        return answer
 
     def _authenticated(self, verdict: Passed | Refusal) -> None:
         self._waiting = None
+        if isinstance(verdict, Refusal):
+            self._record_unauthenticated(verdict)
         self._on_verdict(verdict)
+
+    def _record_unauthenticated(self, refusal: Refusal) -> None:
+        if refusal.failure.code is not FailureCode.AUTHENTICATION_FAILED:
+            return
+        client = self._client
+        reason = refusal.failure.detail
+        client.context.record(
+            "security",
+            "authentication_failed",
+            # A browser's first request never has any.
+            Level.DEBUG if reason == NO_CREDENTIALS else Level.INFO,
+            client_ip=client.client_ip,
+            route=self._route_name,
+            reason=reason,
+        )
 
 
 def challenged_request(

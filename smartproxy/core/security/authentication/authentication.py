@@ -121,7 +121,7 @@ class _SecondCheck:
         self._basic = basic
         self._authorization = authorization
         self._on_verdict = on_verdict
-        self._waiting: Waiting | None = None
+        self._waiting = Waiting(_nothing)
 
     def after(self, first: Passed | Refusal | Waiting) -> Passed | Refusal | Waiting:
         """What becomes of the token's verdict."""
@@ -141,8 +141,11 @@ class _SecondCheck:
             self._on_verdict(verdict)
 
     def _cancel(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
+        self._waiting.cancel()
+
+
+def _nothing() -> None:
+    """Nobody waits yet."""
 
 
 def _removed(*names: Iterable[bytes]) -> frozenset[bytes]:

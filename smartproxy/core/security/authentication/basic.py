@@ -12,7 +12,6 @@ from smartproxy.core.context import Context
 from smartproxy.core.http.messages import Fields
 from smartproxy.core.ops import CallFunction, Result, Returned
 from smartproxy.core.security.authentication.claim_fields import field_value
-from smartproxy.core.security.authentication.credentials import has_basic_scheme
 from smartproxy.core.security.authentication.hashes import is_hash
 from smartproxy.core.security.authentication.refusals import Refusals
 from smartproxy.core.security.authentication.remembered import Remembered
@@ -36,10 +35,8 @@ _WRONG = "wrong user name or password"
 
 def parse_credentials(authorization: bytes) -> tuple[bytes, bytes] | None:
     """User name and password of an Authorization field with the scheme Basic; None where it is malformed."""
-    if len(authorization) > MAX_CREDENTIALS_BYTES or not has_basic_scheme(authorization):
-        return None
     try:
-        decoded = binascii.a2b_base64(authorization[6:].strip(b" "), strict_mode=True)
+        decoded = binascii.a2b_base64(authorization[len(b"Basic ") :].strip(b" "), strict_mode=True)
     except binascii.Error:
         return None
     name, colon, password = decoded.partition(b":")

@@ -62,13 +62,12 @@ class VerificationKey:
         }
 
     def verifies(self, token: Token) -> bool:
-        """Whether the token's signature is right."""
-        algorithm = self.algorithms.get(token.algorithm)
-        if algorithm is None:
-            return False
+        """Whether the token's signature is right. Its algorithm must be one of `algorithms`."""
+        algorithm = self.algorithms[token.algorithm]
         try:
             return algorithm.verify(token.signing_input, self._key, token.signature)
         except (ValueError, UnsupportedAlgorithm):
+            # A curve that this build of OpenSSL does without.
             return False
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from smartproxy.core.context import Context
 from smartproxy.core.failure import Failure, FailureCode, FailureSource
 from smartproxy.core.http.messages import Fields
-from smartproxy.core.records import Level
 from smartproxy.core.security.verdict import Refusal
 
 _WWW_AUTHENTICATE = b"www-authenticate"
+NO_CREDENTIALS = "no credentials"
 _REQUIRED = "This needs authentication."
 
 
@@ -24,7 +24,7 @@ class Refusals:
         if basic_realm is not None:
             self._basic = b"Basic realm=" + _quoted(basic_realm) + b', charset="UTF-8"'
         self._bearer = b"Bearer realm=" + _quoted(bearer_realm) if bearer_realm is not None else b""
-        self._missing = self._unauthorized("no credentials", _REQUIRED)
+        self._missing = self._unauthorized(NO_CREDENTIALS, _REQUIRED)
         self._ambiguous = self._unauthorized(
             "credentials twice",
             "The request has credentials more than once, and which ones count is not clear.",
@@ -34,17 +34,14 @@ class Refusals:
 
     def missing(self) -> Refusal:
         """No credentials of a kind that the route knows. RFC 6750 §3.1: then without an error code."""
-        self._context.record("security", "authentication_failed", Level.DEBUG, reason="no credentials")
         return self._missing
 
     def ambiguous(self) -> Refusal:
         """The field that credentials are in comes more than once."""
-        self._context.record("security", "authentication_failed", reason="credentials twice")
         return self._ambiguous
 
     def wrong_credentials(self, reason: str) -> Refusal:
         """Basic credentials that are wrong or malformed. `reason` is for the log, and one of a few."""
-        self._context.record("security", "authentication_failed", method="basic", reason=reason)
         refusal = self._made.get(("basic", reason))
         if refusal is None:
             refusal = self._unauthorized(reason, "The user name or the password is wrong.")
@@ -53,7 +50,6 @@ class Refusals:
 
     def invalid_token(self, reason: str) -> Refusal:
         """A token that is wrong or malformed. `reason` is one of a few sentences; the client is told."""
-        self._context.record("security", "authentication_failed", method="bearer", reason=reason)
         refusal = self._made.get(("bearer", reason))
         if refusal is None:
             # RFC 6750 §3.1.

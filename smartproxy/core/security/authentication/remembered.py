@@ -24,9 +24,6 @@ class Remembered:
         #: Verdict, and the span of time in which it holds: from the first, before the second.
         self._verdicts: OrderedDict[bytes, tuple[Passed, float, float]] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._verdicts)
-
     def digest(self, credentials: bytes) -> bytes:
         """What stands for these credentials here.
 
