@@ -26,7 +26,7 @@ QUESTIONS = [
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>One question</title>
 <meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
-<form method="post" action="{action}"><label>{question} <input name="answer"></label><button>OK</button></form>
+<form method="post" action="{action}"><label>{question} <input name=answer></label><button>OK</button></form>
 """
 
 

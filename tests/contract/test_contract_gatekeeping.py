@@ -229,7 +229,7 @@ def test_the_first_check_that_refuses_is_the_one_that_closes(network: str, kind:
         assert (limits.total, limits.connections_on(ROUTE_NAME)) == (1, 1)
         await reconfigure(proxy, kind.route(backend, {}))
         # Connections are accepted in the order in which they were made: no refusal has made one.
-        later = await join(net, proxy, backend, kind.first_bytes() + b"later")
+        later = await join(net, proxy, backend, kind.first_bytes() + b"\x01 later")
         await leave(net, proxy, holder, later)
 
     run_on(network, body)
@@ -406,3 +406,26 @@ async def test_a_name_that_is_not_served_costs_a_connection_no_longer_than_it_la
         client.close()
         await leave(net, proxy)
     assert [code for code, _ in refusals(proxy)] == ["no_route"] * 3
+
+
+@on_every_network
+async def test_a_request_that_comes_late_is_counted_once(net: Network) -> None:
+    """Its connection has been taken for one that is to be greeted, and a backend has been dialled."""
+    backend = await net.listen()
+    route = {"name": ROUTE_NAME, "security": {"rate_limit": RATE_LIMIT}, **forward(backend)}
+    proxy = await start(net, route)
+    client = await net.connect(proxy.port)
+    early = await backend.accept()
+    await client.send(request("GET", "/page"))
+    assert await last_words(early) == b""
+    await net.gather(answer(backend), be_answered(client))
+
+
+async def answer(backend: Listener) -> None:
+    server = await backend.accept()
+    assert (await receive_message(server)).first == "GET /page HTTP/1.1"
+    await server.send(response(200, b"come in"))
+
+
+async def be_answered(client: Connection) -> None:
+    assert (await receive_message(client)).status == 200

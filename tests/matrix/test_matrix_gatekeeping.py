@@ -21,7 +21,8 @@ from matrix_gatekeeping import (
     site_on,
 )
 from matrix_peers import VERSIONS, FieldLines, Head, Stream, StreamAborted, Version
-from matrix_websocket import ConnectionType, TextMessage, WebSocket, accept, ask, check_accepted
+from matrix_websocket import TextMessage, WebSocket, accept, ask, check_accepted
+from wsproto.connection import ConnectionType
 
 PASSWORD_ASKED = {"www-authenticate"}
 LIMIT_TOLD = {"ratelimit", "ratelimit-policy"}

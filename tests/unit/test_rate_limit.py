@@ -258,3 +258,21 @@ def test_what_has_expired_makes_place_by_itself() -> None:
     for number in range(9_000):
         limiter.take(("later", number), 100.0 + number * 100.0)
     assert len(limiter) <= 2
+
+
+def test_a_key_renewed_after_it_expired_is_not_among_the_oldest() -> None:
+    limiter = RateLimiter(3, 64.0, 2)
+    for key, now in (("a", 0.0), ("b", 32.0), ("a", 80.0), ("c", 100.0)):
+        assert limiter.take(key, now).remaining == 2
+    assert limiter.take("a", 101.0).remaining == 1
+
+
+def test_of_keys_with_as_many_requests_the_least_recent_is_forgotten() -> None:
+    limiter = RateLimiter(100, 64.0, 10)
+    for number in range(10):
+        for _ in range(2 if number == 0 else 3):
+            limiter.take(number, float(number))
+    limiter.take(0, 20.0)
+    limiter.take("new", 30.0)
+    assert limiter.take(0, 31.0).remaining == 96
+    assert limiter.take(1, 31.0).remaining == 99

@@ -17,6 +17,7 @@ from smartproxy.core.routing.table import PortPlan
 from smartproxy.core.security.connection_limits import Admission
 from smartproxy.core.security.ip_rules import ip_number
 from smartproxy.core.security.policies import ChallengePolicy
+from smartproxy.core.security.rate_limit import RateLimitDecision, RateLimitStore
 from smartproxy.core.security.verdict import Passed
 from smartproxy.core.wire.proxy_protocol import encode_proxy_v1, encode_proxy_v2
 
@@ -50,8 +51,10 @@ class ClientFacts:
         "client_key",
         "client_number",
         "context",
+        "counted_ahead",
         "destination",
         "draining",
+        "entered_route",
         "generation",
         "last_fields",
         "last_gated_fields",
@@ -99,6 +102,10 @@ class ClientFacts:
         self._host = ""
         #: What the connection counts for; None before it has been let in.
         self.admission: Admission | None = None
+        #: The last one that counts this connection.
+        self.entered_route: Route | None = None
+        #: What a rate limit said of the connection before it was known whether it would make requests.
+        self.counted_ahead: tuple[RateLimitStore, int | bytes, RateLimitDecision] | None = None
         self.set_client(peer)
 
     def set_client(self, client: Address) -> None:
@@ -175,6 +182,7 @@ class ClientFacts:
 
     def enter(self, route: Route) -> None:
         """Count the connection for the route, unless it is already."""
+        self.entered_route = route
         if self.admission is not None:
             self.admission.enter(route)
 

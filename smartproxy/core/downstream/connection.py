@@ -223,8 +223,10 @@ class ClientConnection(ClientFacts):
             rule = gate.policy.rate_limit
             if rule is not None and gate.limiter is not None:
                 key = request_key(rule, self.client_number, "", [])
-                if not gate.limiter.take(key, self.context.now).allowed:
+                decision = gate.limiter.take(key, self.context.now)
+                if not decision.allowed:
                     return FailureCode.RATE_LIMITED
+                self.counted_ahead = gate.limiter, key, decision
             if gate.policy.needs_http:
                 # Bytes that are not HTTP can show neither a clearance nor credentials.
                 return FailureCode.ACCESS_DENIED

@@ -107,7 +107,7 @@ def check_access(client: ClientFacts, route: Route) -> None:
         raise _client_error(
             403, FailureCode.ACCESS_DENIED, f"route {route.name}", "Access from your address is not allowed."
         )
-    if route.max_connections is not None:
+    if route is not client.entered_route:
         client.enter(route)
 
 

@@ -131,7 +131,13 @@ class RequestGate:
             if request is None and rule.clearance_bypasses:
                 return None
         key = request_key(rule, client.client_number, self._path, self._head.fields)
-        decision = self._decision = limiter.take(key, client.context.now)
+        ahead, client.counted_ahead = client.counted_ahead, None
+        if ahead is not None and ahead[0] is limiter and ahead[1] == key:
+            # A client that was silent at first has been counted as a connection already.
+            decision = ahead[2]
+        else:
+            decision = limiter.take(key, client.context.now)
+        self._decision = decision
         self.response_fields = rate_limit_fields(decision, rule)
         if decision.allowed:
             return None
