@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import time
@@ -139,19 +138,6 @@ class Tab:
     def without_scripts(self) -> None:
         """Switch JavaScript off."""
         self.call("Emulation.setScriptExecutionDisabled", value=True)
-
-    def screenshot(self, width: int = 1024, height: int = 640, *, dark: bool = False) -> bytes:
-        """What a window of that size shows, as PNG."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1.0,
-            mobile=width < 600,
-        )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
-        return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
 
 
 class Profile:

@@ -68,6 +68,7 @@ class Cleared:
     route_name: str | None
     host: str | None
     address: str | None
+    issued_at: float
     expires_at: float
     ip: str
     """Who got it."""
@@ -76,7 +77,7 @@ class Cleared:
     def read(cls, token: bytes, ip: str) -> Cleared:
         text = token.partition(b".")[0]
         row = json.loads(base64.urlsafe_b64decode(text + b"=" * (-len(text) % 4)))
-        return cls(row[0], row[1], row[3], row[4], row[5], row[6], row[8], ip)
+        return cls(row[0], row[1], *row[3:9], ip)
 
 
 @dataclass(slots=True)
@@ -229,18 +230,31 @@ class Judge:
             return False
         return any(self._covers(each, exceeded["challenge"], asked, is_over=True) for each in asked.cookies)
 
-    def _covers(self, token: bytes, challenge: dict[str, Any], asked: Asked, *, is_over: bool) -> bool:
+    def _covers(
+        self,
+        token: bytes,
+        challenge: dict[str, Any],
+        asked: Asked,
+        *,
+        is_over: bool,
+        wall_clock: float | None = None,
+    ) -> bool:
+        """Whether a clearance counts for a request, by the clock of when it was sent or by `wall_clock`."""
         cleared = self.clearances.get(token)
+        if cleared is None:
+            return False
         bounds = challenge["clearance"]
+        ends_at = min(cleared.expires_at, cleared.issued_at + bounds["ttl"])
+        has_ended = (asked.wall_clock if wall_clock is None else wall_clock) >= ends_at
         return (
-            cleared is not None
-            and cleared.over_rate_limit == is_over
+            cleared.over_rate_limit == is_over
             and cleared.provider_id == challenge.get("provider_id", BUILT_IN)
             and cleared.kind == challenge["challenge_type"]
-            and (cleared.route_name == asked.route_name or not bounds["bind_to_route"])
-            and (cleared.host == asked.host or not bounds["bind_to_host"])
-            and (counted(cleared.ip) == counted(asked.ip) or not bounds["bind_to_ip"])
-            and (asked.wall_clock < cleared.expires_at or not self.has_steady_clock)
+            and cleared.route_name == (asked.route_name if bounds["bind_to_route"] else None)
+            and cleared.host == (asked.host if bounds["bind_to_host"] else None)
+            and (cleared.address is not None) == bounds["bind_to_ip"]
+            and (not bounds["bind_to_ip"] or counted(cleared.ip) == counted(asked.ip))
+            and not (has_ended and self.has_steady_clock)
         )
 
     def _check_challenge(self, security: dict[str, Any], asked: Asked, what: str) -> None:
@@ -299,10 +313,9 @@ class Judge:
         challenge, limit = security.get("challenge"), security.get("rate_limit")
         if status == 403 and is_challenge:
             assert challenge is not None, what
+            now = self.sim.clock.wall_clock()
             assert not any(
-                self._covers(each, challenge, asked, is_over=False)
-                and self.clearances[each].expires_at > self.sim.clock.wall_clock()
-                for each in asked.cookies
+                self._covers(each, challenge, asked, is_over=False, wall_clock=now) for each in asked.cookies
             ), f"cleared: {what}"
         if status == 401 and "jwt_auth" in security:
             # The second key is not served from the beginning.
