@@ -98,13 +98,12 @@ def test_a_page_is_whole_and_brings_nothing_along() -> None:
     assert b"viewport" in body
     assert b"http:" not in body
     assert b"https:" not in body
-    assert b"<pre>" not in body
     assert b"{" not in body.split(b"</style>")[1]
 
 
 def test_plain_text() -> None:
     _, body = error_response(404, accept=b"text/plain", explanation="No route.", request_id="r-1")
-    assert body == b"404 Not Found\nNothing is served at this address.\nNo route.\nRequest r-1\n"
+    assert body == b"404 Not Found\nNo route.\nRequest r-1\n"
 
 
 def test_an_explanation_cannot_speak_to_a_terminal() -> None:

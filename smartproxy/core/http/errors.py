@@ -146,12 +146,10 @@ body {{ margin: 0; min-height: 100vh; display: grid; place-items: center; line-h
 main {{ max-width: 36rem; padding: 2rem }}
 .status {{ margin: 0; font-size: 4rem; line-height: 1; font-weight: 200; color: #59636e }}
 h1 {{ margin: .5rem 0 1rem; font-size: 1.5rem }}
-pre {{ white-space: pre-wrap; overflow-wrap: anywhere; padding: .75rem 1rem; border-radius: .5rem;
-  background: #eaeef2 }}
+.detail {{ white-space: pre-line; overflow-wrap: anywhere }}
 footer {{ margin-top: 2rem; font-size: .8rem; color: #59636e }}
 @media (prefers-color-scheme: dark) {{
   body {{ color: #e6edf3; background: #0d1117 }}
-  pre {{ background: #161b22 }}
   .status, footer {{ color: #9198a1 }}
 }}
 </style>
@@ -160,8 +158,8 @@ footer {{ margin-top: 2rem; font-size: .8rem; color: #59636e }}
 <main>
 <p class="status">{status}</p>
 <h1>{title}</h1>
-<p>{sentence}</p>
-{explanation}{footer}</main>
+<p class="detail">{detail}</p>
+{footer}</main>
 </body>
 </html>
 """
@@ -227,13 +225,14 @@ def error_response(
         explanation = explanation[: EXPLANATION_LIMIT - 1] + "…"
     # It may quote the request, and is read in terminals too.
     explanation = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", explanation)
+    detail = explanation or sentence
     content_type = _preferred(accept)
     if content_type is _JSON:
-        body = _problem(status, title, explanation or sentence, request_id)
+        body = _problem(status, title, detail, request_id)
     elif content_type is _HTML:
-        body = _page(status, title, sentence, explanation, request_id)
+        body = _page(status, title, detail, request_id)
     else:
-        lines = [f"{status} {title}", sentence, explanation, f"Request {request_id}" if request_id else ""]
+        lines = [f"{status} {title}", detail, f"Request {request_id}" if request_id else ""]
         body = "".join(f"{line}\n" for line in lines if line).encode("utf-8", "replace")
     fields: Fields = [
         (b"content-type", content_type),
@@ -258,12 +257,11 @@ def _problem(status: int, title: str, detail: str, request_id: str) -> bytes:
     return json.dumps(problem).encode("ascii") + b"\n"
 
 
-def _page(status: int, title: str, sentence: str, explanation: str, request_id: str) -> bytes:
+def _page(status: int, title: str, detail: str, request_id: str) -> bytes:
     page = _PAGE.format(
         status=status,
         title=escape(title),
-        sentence=escape(sentence),
-        explanation=f"<pre>{escape(explanation)}</pre>\n" if explanation else "",
+        detail=escape(detail),
         footer=f"<footer>Request {escape(request_id)}</footer>\n" if request_id else "",
     )
     return page.encode("utf-8", "replace")

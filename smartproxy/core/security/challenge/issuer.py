@@ -103,7 +103,10 @@ class Issuer:
 
     def _clearance_name(self, request: ChallengedRequest) -> bytes:
         route_name = request.route_name if request.policy.clearance.bind_to_route else None
-        return self._name(self.settings.clearance_cookie_name, route_name, request.over_rate_limit)
+        name = self._name(self.settings.clearance_cookie_name, route_name, request.over_rate_limit)
+        # A browser takes no cookie from cleartext in place of a Secure one, and a clearance for all
+        # routes has the same name on either (RFC 6265bis §5.7).
+        return name if request.is_tls or route_name is not None else name + b"_cleartext"
 
     # Clearances.
 
