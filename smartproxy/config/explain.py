@@ -113,7 +113,7 @@ def _problem(
         return Problem(where, "must be a table", given)
     if kind == INVALID:
         message = context["message"]
-        if message == IS_REQUIRED:
+        if message.startswith(IS_REQUIRED):
             given = ""
         if context["detail"] and not hidden:
             message += f" ({context['detail']})"

@@ -37,6 +37,8 @@ RULES = (
     "192.0.2.0/24",
 )
 ROUTE_NAMES = ("a", "b", "c")
+COUNTED_ROUTE = "c"
+"""Always has a rate limit, and rarely more."""
 RAW_ROUTE = "raw"
 USER_FIELD = b"x-user"
 KEY_FIELD = b"x-api-key"
@@ -111,6 +113,8 @@ def draw(random: Random, number: int, before: Drawn | None, keys: list[str]) -> 
             security[name] = before.security[name]
         else:
             security[name] = _draw_access(random) if name == RAW_ROUTE else _draw_security(random)
+        if name == COUNTED_ROUTE and "rate_limit" not in security[name]:
+            security[name] = {"rate_limit": _draw_rate_limit(random)}
     drawn = Drawn(number, {}, security)
     for name, asked in security.items():
         counts_on = before is not None and before.security[name].get("rate_limit") == asked.get("rate_limit")

@@ -12,6 +12,7 @@ from chained_scenarios import front_config
 from gatekeeping_checks import Asked, Cleared, Judge
 from gatekeeping_outside import Outside, ScriptedProvider
 from gatekeeping_policies import (
+    COUNTED_ROUTE,
     CREDENTIALS,
     DIFFICULTY,
     GATE_IP,
@@ -232,8 +233,10 @@ class Visitor:
 
     async def _browse(self) -> None:
         random = self.random
-        # A few want all there is.
-        count = random.randint(30, 60) if random.random() < 0.1 else random.randint(1, 8)
+        if random.random() < 0.15:
+            await self._flood()
+            return
+        count = random.randint(1, 8)
         route_name = random.choice(ROUTE_NAMES)
         is_hasty = random.random() < 0.5
         for _ in range(count):
@@ -244,6 +247,15 @@ class Visitor:
                 return
             if not is_hasty and random.random() < 0.5:
                 await self.sim.sleep(log_uniform(random, 1, 20_000) / 1000)
+
+    async def _flood(self) -> None:
+        """Take all there is, and more as soon as there is more."""
+        pace_s = log_uniform(self.random, 1, 300) / 1000
+        for _ in range(self.random.randint(30, 120)):
+            await self._request("GET", COUNTED_ROUTE, f"/{COUNTED_ROUTE}/1")
+            if not self.client.reusable:
+                return
+            await self.sim.sleep(pace_s)
 
     async def open(self, route_name: str, path: str) -> None:
         """One page, and what has to be solved before it, where this is somebody who solves."""
@@ -260,7 +272,13 @@ class Visitor:
         self.client.connection.reset()
 
     async def _request(
-        self, method: str, route_name: str, target: str, body: bytes = b"", more: Fields | None = None
+        self,
+        method: str,
+        route_name: str,
+        target: str,
+        body: bytes = b"",
+        more: Fields | None = None,
+        cookies: Fields | None = None,
     ) -> HttpResponse:
         random = self.random
         asked = self.crowd.ask(self.ip, route_name, self.configurations)
@@ -277,7 +295,8 @@ class Visitor:
             fields.append((USER_FIELD, b"root"))
         if random.random() < 0.15:
             fields.append((b"x-mood", random.choice((b"pass", b"deny"))))
-        cookies = self._cookies()
+        if cookies is None:
+            cookies = self._cookies()
         asked.cookies = tuple(value for _, value in cookies)
         if cookies:
             fields.append((b"cookie", b"; ".join(name + b"=" + value for name, value in cookies)))
@@ -326,7 +345,7 @@ class Visitor:
             await self.sim.sleep(WAIT_S + random.random() - 0.2)
             if random.random() < 0.5:
                 # Coming back is an answer too.
-                await self._answer(challenge_id, "GET", route_name, path)
+                await self._answer(challenge_id, "GET", route_name, path, list(self.cookie_jar.items()))
                 return
             answer = {}
         elif number is None:
@@ -334,18 +353,20 @@ class Visitor:
             answer = {"nonce": str(nonce)}
         else:
             answer = {"number": str(int(number[1]) + (1 if random.random() < 0.9 else 2))}
+        # Who answers again with the same cookies tries to be cleared twice for one answer.
+        cookies = list(self.cookie_jar.items())
         for _ in range(2 if random.random() < 0.3 else 1):
             if not self.client.reusable:
                 return
             text = "&".join(f"{name}={value}" for name, value in answer.items())
             if random.random() < 0.4:
-                await self._answer(challenge_id, "GET", route_name, f"{verify_path}?{text}")
+                await self._answer(challenge_id, "GET", route_name, f"{verify_path}?{text}", cookies)
                 continue
             is_json = random.random() < 0.5
             body = (json.dumps(answer) if is_json else text).encode()
             media_type = b"application/json" if is_json else b"application/x-www-form-urlencoded"
             more = [(b"content-type", media_type)]
-            await self._answer(challenge_id, "POST", route_name, verify_path, body or b" ", more)
+            await self._answer(challenge_id, "POST", route_name, verify_path, cookies, body or b" ", more)
         if self.client.reusable:
             await self._request("GET", route_name, path)
 
@@ -355,12 +376,13 @@ class Visitor:
         method: str,
         route_name: str,
         target: str,
+        cookies: Fields,
         body: bytes = b"",
         more: Fields | None = None,
     ) -> None:
-        response = await self._request(method, route_name, target, body, more)
-        cookies = [value for name, value in response.fields if name == b"set-cookie"]
-        if any(b"clearance" in each.partition(b"=")[0] for each in cookies):
+        response = await self._request(method, route_name, target, body, more, cookies)
+        given = [value for name, value in response.fields if name == b"set-cookie"]
+        if any(b"clearance" in each.partition(b"=")[0] for each in given):
             assert response.status == 303
             self.judge.solved_once(challenge_id)
 
