@@ -107,7 +107,7 @@ def _not_boolean(value: object) -> object:
 
 
 Integer = Annotated[int, BeforeValidator(_not_boolean), Shown("whole number")]
-Count = Annotated[Integer, Field(ge=1), Shown("whole number ≥ 1")]
+Count = Annotated[Integer, Field(ge=1, le=1_000_000_000), Shown("whole number ≥ 1")]
 StreamCount = Annotated[Integer, Field(ge=1, le=100_000), Shown("whole number ≥ 1")]
 KeyCount = Annotated[Integer, Field(ge=100, le=10_000_000), Shown("whole number, 100 to 10000000")]
 """How many things of the peers' own choosing are remembered at a time."""
