@@ -346,4 +346,5 @@ def test_a_blocked_client_of_http3_gets_no_word() -> None:
     assert not client.is_ready
     assert not world.hand.pending
     assert world.hand.engine.connection_limits.total == 0
+    assert world.hand.events("connection") == ["connection_refused"]
     world.settle()

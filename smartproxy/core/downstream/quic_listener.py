@@ -9,7 +9,7 @@ from smartproxy.core.configuration import QuicPolicy, Route
 from smartproxy.core.context import Context
 from smartproxy.core.datagrams import Datagram, DatagramLink
 from smartproxy.core.downstream.client import ClientFacts, plain_address
-from smartproxy.core.failure import Failure
+from smartproxy.core.failure import Failure, FailureCode, FailureSource
 from smartproxy.core.generation import Generation
 from smartproxy.core.http.http3_server import Http3Server
 from smartproxy.core.ops import Address
@@ -97,7 +97,9 @@ class QuicListener:
 
     def _identity_for(self, server_name: str | None) -> ServerIdentity | None:
         """The certificate for a handshake under way; None refuses it."""
-        if self._generation.gatekeeper.is_blocked(ip_number(plain_address(self._peer)[0])):
+        client_ip = plain_address(self._peer)[0]
+        if self._generation.gatekeeper.is_blocked(ip_number(client_ip)):
+            self._refuse(client_ip, Failure(FailureSource.CLIENT, FailureCode.ACCESS_DENIED, "block policy"))
             return None
         served = self._served_for(server_name, self._peer)
         return served.quic_identity if served is not None else None
@@ -125,19 +127,19 @@ class QuicListener:
         client.draining = self._draining
         failure = client.admit()
         if failure is not None:
-            self._refuse(client, failure)
+            self._refuse(client.client_ip, failure)
             return None
         session = Http3Server(client, connection, self._datagram_link, self)
         self._sessions[connection] = session
         return session
 
-    def _refuse(self, client: ClientFacts, failure: Failure) -> None:
+    def _refuse(self, client_ip: str, failure: Failure) -> None:
         self._context.record(
             "connection",
             "connection_refused",
-            self._generation.gatekeeper.report_level(client.client_number),
-            client_ip=client.client_ip,
-            port=client.local_port,
+            self._generation.gatekeeper.report_level(ip_number(client_ip)),
+            client_ip=client_ip,
+            port=self.listening_port,
             error=failure.code.value,
             detail=failure.detail,
         )

@@ -94,8 +94,11 @@ def route_request(client: ClientFacts, head: RequestHead) -> tuple[RouteHit, str
 def check_access(client: ClientFacts, route: Route) -> None:
     """Let the client in by the route's connection limit and IP lists, and count its connection.
 
-    Raises `RequestRefused`.
+    Raises `RequestRefused`. Once it has been let in, a connection stays so: neither its address
+    nor its configuration changes.
     """
+    if route is client.entered_route:
+        return
     if route.max_connections is not None and not client.has_room_on(route):
         raise RequestRefused(
             503,
@@ -107,8 +110,7 @@ def check_access(client: ClientFacts, route: Route) -> None:
         raise _client_error(
             403, FailureCode.ACCESS_DENIED, f"route {route.name}", "Access from your address is not allowed."
         )
-    if route is not client.entered_route:
-        client.enter(route)
+    client.enter(route)
 
 
 def _refuse_misdirected(client: ClientFacts, host: str | None) -> None:
