@@ -12,6 +12,7 @@ from smartproxy.cli.console import NO_ROUTE, exit_invalid, load_or_exit
 from smartproxy.config import ConfigError, compile_configuration
 from smartproxy.core.configuration import MatchProtocol, Transport
 from smartproxy.core.routing.explain import RouteQuery
+from smartproxy.core.security.explain import explain_gate
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -44,7 +45,8 @@ def route(
     http3: bool,
     as_json: bool,
 ) -> None:
-    """Explain which route of CONFIG a request for URL gets, and why each other one does not.
+    """Explain which route of CONFIG a request for URL gets, why each other one does not, and what
+    the route asks before it serves.
 
     URL is http://…, https://…, or tcp://HOST:PORT and tls://HOST:PORT for connections that are not HTTP.
     """
@@ -62,7 +64,7 @@ def route(
         raise click.BadParameter("name the port", param_hint="URL")
     loaded = load_or_exit(config)
     try:
-        table = compile_configuration(loaded.config).configuration.table
+        configuration = compile_configuration(loaded.config).configuration
     except ConfigError as error:
         exit_invalid(config, error)
     secure = parts.scheme in ("https", "tls")
@@ -79,10 +81,18 @@ def route(
         transport=Transport.UDP if http3 else Transport.TCP,
         protocol=MatchProtocol.HTTP if parts.scheme in ("http", "https") else MatchProtocol.TCP,
     )
-    explanation = table.explain(query)
+    try:
+        explanation = configuration.table.explain(query)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--client-ip") from None
+    winner = explanation.winner
+    steps = explain_gate(configuration, winner, query) if winner is not None else []
     if as_json:
-        click.echo(json.dumps(explanation.to_dict(), indent=2))
+        gate = [step.to_dict() for step in steps]
+        click.echo(json.dumps({**explanation.to_dict(), "gate": gate}, indent=2))
     else:
         click.echo(explanation.to_text())
+        for step in steps:
+            click.echo(f"  {step.outcome:<7}  {step.check:<14}  {step.detail}")
     if explanation.winner is None:
         sys.exit(NO_ROUTE)
