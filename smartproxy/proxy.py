@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -28,6 +29,7 @@ from smartproxy.core.engine import Engine
 from smartproxy.core.env import Env
 from smartproxy.core.records import AccessRecord, Level, Record
 from smartproxy.core.security.challenge.provider import ChallengeProvider
+from smartproxy.core.security.ip_rules import IpSet
 from smartproxy.logs import LogBridge
 from smartproxy.logs.bridge import access_fields
 
@@ -275,12 +277,11 @@ class SmartProxy:
         """Replace the block policy (`blocked_ips`, `blocked_cidrs`); nothing else changes.
 
         It holds from the next connection on, and the connections of those it keeps out end at once.
-        Raises ConfigError, and changes nothing, for a policy that does not hold.
+        Raises ConfigError, and changes nothing, for a policy that does not hold. A long one is read
+        in a thread.
         """
-        if not isinstance(policy, SecurityPolicyConfig):
-            policy = SecurityPolicyConfig.model_validate(policy)
-        blocked = blocked_addresses(policy)
-        self._config = self._config.model_copy(update={"security_policy": policy})
+        model, blocked = await _in_thread(partial(_read_security_policy, policy))
+        self._config = self._config.model_copy(update={"security_policy": model})
         if self._driver is None:
             self._engine.handle_blocked_addresses(blocked, time.monotonic())
         else:
@@ -410,6 +411,25 @@ class SmartProxy:
                     self._tell("record", facts)
                     if record.level >= Level.ERROR:
                         self._tell("error", facts)
+
+
+async def _in_thread(function: Callable[[], _T]) -> _T:
+    """What `function` returns or raises, while the event loop goes on."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        import trio
+
+        return await trio.to_thread.run_sync(function)
+    return await asyncio.to_thread(function)
+
+
+def _read_security_policy(
+    policy: SecurityPolicyConfig | Mapping[str, Any],
+) -> tuple[SecurityPolicyConfig, IpSet]:
+    if not isinstance(policy, SecurityPolicyConfig):
+        policy = SecurityPolicyConfig.model_validate(policy)
+    return policy, blocked_addresses(policy)
 
 
 def _names(ports: Iterable[int]) -> str:
