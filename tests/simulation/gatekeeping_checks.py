@@ -77,7 +77,8 @@ class Cleared:
     def read(cls, token: bytes, ip: str) -> Cleared:
         text = token.partition(b".")[0]
         row = json.loads(base64.urlsafe_b64decode(text + b"=" * (-len(text) % 4)))
-        return cls(row[0], row[1], *row[3:9], ip)
+        provider_id, kind, _, is_over, route_name, host, address, issued_at, expires_at = row
+        return cls(provider_id, kind, is_over, route_name, host, address, issued_at, expires_at, ip)
 
 
 @dataclass(slots=True)

@@ -62,7 +62,13 @@ class Outside:
 
     def make_fetch(self, url: str) -> Callable[[], Any]:
         """Stands for `smartproxy.jwks.make_fetch`."""
-        return lambda: self.answer(key_set(*self.served_keys))
+
+        def fetch() -> Any:
+            if self.has_moods and self._sim.random.random() < 0.3:
+                raise OSError("no key set today")
+            return self.answer(key_set(*self.served_keys))
+
+        return fetch
 
 
 class ScriptedProvider:

@@ -28,6 +28,8 @@ PEER_IPS = (
     "2001:db8:5:1::1",
 )
 """Counted under four addresses: a mapped one is the IPv4 address, and two share a /64."""
+NEIGHBOURS = ("2001:db8:5::1", "2001:db8:5::2")
+"""Two that share a /64."""
 RULES = (
     "198.51.100.7",
     "198.51.100.0/29",
@@ -75,7 +77,7 @@ BAD_CREDENTIALS = {
     "nobody": _basic("mallory", ALICES),
     "expired": _token("first", "first", _PAST),
     "forged": _token("mallory", "first", _FAR),
-    "unsigned": b"Bearer " + jwt.encode({"sub": "tom"}, None, "none", headers={"kid": "first"}).encode(),
+    "unsigned": b"Bearer " + jwt.encode({"sub": "tom"}, "", "none", headers={"kid": "first"}).encode(),
     "malformed": b"Basic !",
 }
 CREDENTIALS = {**GOOD_PASSWORDS, **GOOD_TOKENS, **BAD_CREDENTIALS, "none": b""}
@@ -190,7 +192,7 @@ def _draw_rate_limit(random: Random) -> dict[str, Any]:
     limit: dict[str, Any] = {
         # More than 32 are counted in buckets.
         "max_requests": random.randint(33, 40) if is_bucketed else random.randint(1, 10),
-        "window": random.choice((5, 60, 600) if is_bucketed else (0.2, 2, 10, 60)),
+        "window": random.choice((2, 5, 60) if is_bucketed else (0.2, 2, 10, 60)),
         "key_by": random.choice(("ip", "path", "header")),
     }
     if limit["key_by"] == "header":

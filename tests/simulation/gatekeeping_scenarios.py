@@ -20,6 +20,7 @@ from gatekeeping_policies import (
     GOOD_TOKENS,
     HTTP_PORT,
     KEY_FIELD,
+    NEIGHBOURS,
     PEER_IPS,
     RAW_BACKEND_PORT,
     RAW_PORT,
@@ -48,7 +49,8 @@ from smartproxy.drivers.simulation import (
 )
 from smartproxy.drivers.simulation.faults import log_uniform
 
-PATIENCE_S = 900.0
+PATIENCE_S = 86_400.0
+"""Whoever floods may wait for one deadline after the other; how long each wait is, is looked at by itself."""
 MOST_CONFIGURATIONS = 5
 BACKEND_IP = "10.0.0.1"
 HOSTS = ("app.example.com", "www.example.com")
@@ -73,6 +75,9 @@ class Crowd:
         self.outside = outside
         self.is_calm = is_calm
         self.cookie_jars: list[dict[bytes, bytes]] = []
+        self.peer_ips = sim.random.sample(PEER_IPS, sim.random.randint(1, len(PEER_IPS)))
+        if sim.random.random() < 0.25:
+            self.peer_ips = list(NEIGHBOURS)
         self._tags = 0
 
     def new_tag(self) -> str:
@@ -149,7 +154,7 @@ class Crowd:
         await self.sim.gather(*(self.sim.wait_for(each, PATIENCE_S) for each in scripts))
 
     async def _speak_raw(self) -> None:
-        random, ip = self.sim.random, self.sim.random.choice(PEER_IPS)
+        random, ip = self.sim.random, self.sim.random.choice(self.peer_ips)
         for _ in range(random.randint(1, 4)):
             await self.sim.sleep(random.random() * 4.0)
             oldest = len(self.judge.drawn) - 1
@@ -197,7 +202,7 @@ class Visitor:
         self.random: Random = crowd.sim.random
         self.judge = crowd.judge
         self.via_front = via_front
-        self.peer_ip = self.random.choice(PEER_IPS)
+        self.peer_ip = self.random.choice(crowd.peer_ips)
         self.ip = PROXY_IP if via_front else self.peer_ip
         self.host = self.random.choice(HOSTS)
         self.is_browser = self.random.random() < 0.7
@@ -205,6 +210,7 @@ class Visitor:
         self.credentials = self.random.choice(kinds)
         self.cookie_jar: dict[bytes, bytes] = {}
         crowd.cookie_jars.append(self.cookie_jar)
+        self.api_keys: tuple[str, ...] = ("x", "y", "")
         self.configurations: range | None = None
         self.client: HttpClient
 
@@ -250,8 +256,9 @@ class Visitor:
 
     async def _flood(self) -> None:
         """Take all there is, and more as soon as there is more."""
-        pace_s = log_uniform(self.random, 1, 300) / 1000
-        for _ in range(self.random.randint(30, 120)):
+        pace_s = log_uniform(self.random, 10, 200) / 1000
+        self.api_keys = ("x",)
+        for _ in range(self.random.randint(40, 160)):
             await self._request("GET", COUNTED_ROUTE, f"/{COUNTED_ROUTE}/1")
             if not self.client.reusable:
                 return
@@ -286,8 +293,8 @@ class Visitor:
         fields: Fields = [(b"x-tag", asked.tag.encode())]
         if self.is_browser:
             fields.append((b"accept", b"text/html"))
-        if random.random() < 0.7:
-            asked.api_key = random.choice("xy")
+        asked.api_key = random.choice(self.api_keys)
+        if asked.api_key:
             fields.append((KEY_FIELD, asked.api_key.encode()))
         if CREDENTIALS[self.credentials]:
             fields.append((b"authorization", CREDENTIALS[self.credentials]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from chained_scenarios import alternative_services, multiplexed_http2, multiplexed_http3
+from gatekeeping_scenarios import gatekeeping
 from http_scenarios import (
     changing_configuration,
     draining,
@@ -33,6 +34,7 @@ SCENARIOS = {
         multiplexed_http3,
         alternative_services,
         websockets,
+        gatekeeping,
     )
 }
 

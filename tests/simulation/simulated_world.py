@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from json import dumps, loads
 from math import inf
 from typing import Any
@@ -22,7 +22,7 @@ SETTLE_S = 1000.0
 """Longer than every timeout of the proxy and every stall of the weather."""
 
 
-@cache
+@lru_cache(maxsize=64)
 def _parse(text: str) -> ProxyConfig:
     return parse_config(loads(text))
 

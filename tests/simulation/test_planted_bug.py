@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from gatekeeping_scenarios import gatekeeping
 from simulated_world import World, forward_route
 
+from smartproxy.core.security.rate_limit import _ExactWindow
 from smartproxy.core.stream import Link
 from smartproxy.drivers.simulation import Faults, ScriptFailed, Simulation, sweep
 
@@ -72,3 +74,25 @@ def test_a_sweep_finds_the_bug_and_the_seed_replays_it() -> None:
             assert str(caught.value) == first.message
             transcripts.append(sim.transcript.to_text())
     assert transcripts[0] == transcripts[1]
+
+
+@pytest.fixture
+def forgetful_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request counts for nine tenths of its window: right for who never comes back that early."""
+    advance = _ExactWindow.advance
+
+    def advance_and_forget(window: _ExactWindow, now: float) -> None:
+        advance(window, now)
+        window.mark = now + 0.9 * window._window_s
+
+    monkeypatch.setattr(_ExactWindow, "advance", advance_and_forget)
+
+
+@pytest.mark.usefixtures("forgetful_limit")
+def test_a_sweep_finds_a_rate_limit_that_counts_short() -> None:
+    failures = sweep(gatekeeping, range(20))
+    assert failures
+    assert all(": AssertionError: number " in failure.message for failure in failures)
+    with pytest.raises(ScriptFailed) as caught, Simulation(failures[0].seed) as sim:
+        sim.run_until_complete(gatekeeping(sim))
+    assert str(caught.value) == failures[0].message

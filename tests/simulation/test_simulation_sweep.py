@@ -26,6 +26,7 @@ SEEDS = {
     "multiplexed_http3": 35,
     "alternative_services": 40,
     "websockets": 60,
+    "gatekeeping": 40,
 }
 DEEP_SEEDS = 1000
 SCENARIO_FILE = Path(__file__).with_name("scenarios.py")
@@ -114,6 +115,26 @@ def test_no_seed_of_many_breaks_the_proxy(name: str) -> None:
                 "closed with 4001",
             ],
         ),
+        (
+            "gatekeeping",
+            [
+                "block policy",
+                "too many connections from this address",
+                "too many new connections from this address",
+                " 429 rate_limited",
+                " 503 connection_limit_reached",
+                " 403 access_denied",
+                " 401 authentication_failed",
+                " 503 proxy_internal_error",
+                "challenge_solved",
+                "challenge_provider_failed",
+                "jwks_fetch_failed",
+                "authentication_unavailable",
+                "block_policy_replaced",
+                "configuration_changed",
+                "[2] ",
+            ],
+        ),
     ],
 )
 def test_the_scenarios_see_what_they_are_for(name: str, sights: list[str]) -> None:
@@ -135,6 +156,7 @@ def test_the_scenarios_see_what_they_are_for(name: str, sights: list[str]) -> No
         "multiplexed_http3",
         "alternative_services",
         "websockets",
+        "gatekeeping",
     ],
 )
 def test_the_whole_proxy_replays_event_by_event(name: str) -> None:
