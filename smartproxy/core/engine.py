@@ -309,10 +309,7 @@ class Engine:
             self._in_input = False
 
     def handle_configuration(self, configuration: Configuration, now: float) -> None:
-        """Obey `configuration` from now on; connections keep the one they began with.
-
-        But for its block policy: whom that keeps out has no connection any more.
-        """
+        """Obey `configuration` from now on; connections keep the one they began with."""
         self._enter(now)
         try:
             older = self._generation
@@ -327,8 +324,6 @@ class Engine:
             self._pools.limits = configuration.limits
             self._pools.timeouts = configuration.timeouts
             self._generation = generation
-            if configuration.blocked_addresses != older.configuration.blocked_addresses:
-                self._end_blocked(configuration.blocked_addresses)
             if self._started and not self.draining:
                 generation.start()
             self.context.record("engine", "configuration_changed", generation=generation.number)
@@ -349,17 +344,14 @@ class Engine:
         self._enter(now)
         try:
             self._generation.replace_block_policy(blocked)
-            self._end_blocked(blocked)
+            for connection in list(self._connections.values()):
+                if blocked.contains(connection.client_number):
+                    self._lose(connection.link, LostReason.ERROR)
+            for listener in self._quic_listeners:
+                listener.end_blocked()
             self.context.record("security", "block_policy_replaced")
         finally:
             self._in_input = False
-
-    def _end_blocked(self, blocked: IpSet) -> None:
-        for connection in list(self._connections.values()):
-            if blocked.contains(connection.client_number):
-                self._lose(connection.link, LostReason.ERROR)
-        for listener in self._quic_listeners:
-            listener.end_blocked()
 
     def handle_drain(self, now: float) -> None:
         """Stop gracefully: finish what is under way, take nothing new, keep nothing idle."""
