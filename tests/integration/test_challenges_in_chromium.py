@@ -505,7 +505,7 @@ def test_who_has_solved_the_challenge_is_then_asked_for_a_password(profile: Prof
     page = stranger.arrives(url, 401)
     assert [document.status for document in stranger.documents] == [403, 401]
     assert page.headers["www-authenticate"] == 'Basic realm="The Looking-Glass", charset="UTF-8"'
-    assert "Authentication is required." in stranger.text()
+    assert "This needs authentication." in stranger.text()
     assert site.visits("private", "/diary") == []
 
     alice = profile.tab()
