@@ -262,6 +262,14 @@ class AccessRules:
     allowed: IpSet | None = None
     blocked: IpSet | None = None
 
+    def refused_by(self, client_number: int) -> Literal["ip_block_list", "ip_allow_list"] | None:
+        """The list that keeps out the address with this number (`ip_number`); None: it may come in."""
+        if self.blocked is not None and self.blocked.contains(client_number):
+            return "ip_block_list"
+        if self.allowed is not None and not self.allowed.contains(client_number):
+            return "ip_allow_list"
+        return None
+
 
 @dataclass(slots=True, eq=False)
 class Route:

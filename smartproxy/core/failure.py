@@ -47,7 +47,6 @@ class FailureCode(Enum):
     ACCESS_DENIED = "access_denied"
     RATE_LIMITED = "rate_limited"
     AUTHENTICATION_FAILED = "authentication_failed"
-    CHALLENGE_REQUIRED = "challenge_required"
     INITIAL_DATA_TIMEOUT = "initial_data_timeout"
     IDLE_TIMEOUT = "idle_timeout"
     LIFETIME_REACHED = "lifetime_reached"

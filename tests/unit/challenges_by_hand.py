@@ -113,7 +113,7 @@ class Desk:
     def visit(self, target: bytes = b"/page?x=1", **about: Any) -> Verdict | None:
         """What a protected request gets; None: it has its clearance, and passes."""
         request = self.request(target, **about)
-        if self.challenges.has_clearance(request):
+        if self.challenges.cleared_until(request):
             return None
         verdicts: list[Verdict] = []
         waiting = self.challenges.challenge(request, verdicts.append)

@@ -188,11 +188,7 @@ class ClientFacts:
 
     def allowed_by(self, route: Route) -> bool:
         """Whether the route's IP lists let this client in; a block wins (SPEC: Security)."""
-        access = route.access
-        number = self.client_number
-        if access.blocked is not None and access.blocked.contains(number):
-            return False
-        return access.allowed is None or access.allowed.contains(number)
+        return route.access.refused_by(self.client_number) is None
 
     # Access records of what never became an exchange.
 

@@ -46,7 +46,6 @@ class ClientConnection(ClientFacts):
 
     __slots__ = (
         "_on_ended",
-        "_raw_route",
         "cancel_stage",
         "is_over",
         "is_raw",
@@ -76,8 +75,6 @@ class ClientConnection(ClientFacts):
         self.tunnel: Tunnel | None = None
         self.is_over = False
         self._on_ended = on_ended
-        #: The route that has let this connection's bytes in.
-        self._raw_route: Route | None = None
 
     @property
     def inactivity_s(self) -> float:
@@ -212,7 +209,7 @@ class ClientConnection(ClientFacts):
         The checks that a request would meet, in the same order (SPEC: Security). The connection
         is counted once, however often a route is asked.
         """
-        if route is self._raw_route:
+        if route is self.entered_route:
             return None
         if not self.has_room_on(route):
             return FailureCode.CONNECTION_LIMIT_REACHED
@@ -231,7 +228,6 @@ class ClientConnection(ClientFacts):
                 # Bytes that are not HTTP can show neither a clearance nor credentials.
                 return FailureCode.ACCESS_DENIED
         self.enter(route)
-        self._raw_route = route
         return None
 
     def takes_every_byte(self, route: Route) -> bool:

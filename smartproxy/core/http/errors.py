@@ -66,7 +66,6 @@ _MEANINGS: dict[FailureCode, tuple[int, str, str]] = {
     FailureCode.ACCESS_DENIED: (403, "http_request_denied", "access is not allowed"),
     FailureCode.RATE_LIMITED: (429, "http_request_denied", "too many requests"),
     FailureCode.AUTHENTICATION_FAILED: (401, "http_request_denied", "authentication is required"),
-    FailureCode.CHALLENGE_REQUIRED: (403, "http_request_denied", "a challenge is to be solved first"),
     FailureCode.INITIAL_DATA_TIMEOUT: (408, "http_request_error", "the request did not arrive in time"),
     FailureCode.IDLE_TIMEOUT: (504, "connection_read_timeout", "the connection was idle for too long"),
     FailureCode.LIFETIME_REACHED: (503, "connection_terminated", "the connection reached its greatest age"),

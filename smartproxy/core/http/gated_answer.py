@@ -11,14 +11,11 @@ from smartproxy.core.http.gate.submission import ChallengeSubmission
 from smartproxy.core.http.messages import Fields, RequestHead, ResponseHead
 from smartproxy.core.http.request_route import RequestRefused, route_request
 from smartproxy.core.http.server_stream import ServerStream
-from smartproxy.core.security.verdict import Passed, Refusal, Verdict, Waiting
+from smartproxy.core.security.verdict import ASKED_NOTHING, Passed, Refusal, Verdict, Waiting
 
 GATE_DEADLINE_S = 30.0
 """The longest that a request waits for a verdict. Every check has a shorter deadline of its own; a
 function of the operator's that never answers is caught by this one."""
-
-
-ASKED_NOTHING = Passed()
 
 
 class GatedAnswer(Answer):
@@ -47,10 +44,8 @@ class GatedAnswer(Answer):
             return
         try:
             hit, path = route_request(client, head)
-        except RequestRefused as refusal:
-            self._refuse(
-                refusal.status, refusal.failure, refusal.explanation, retry_after_s=refusal.retry_after_s
-            )
+        except RequestRefused as refused:
+            self._obey(refused.refusal)
             return
         route = self._route = hit.route
         self._path = path
@@ -146,15 +141,14 @@ class GatedAnswer(Answer):
         if self._submission is not None:
             self._submission.request_end()
 
-    def _leave_gate(self) -> bool:
-        """Withdraw from the gate; whether the request was still there."""
+    def _leave_gate(self) -> None:
+        """Withdraw from the gate."""
         gate, self._gate = self._gate, None
         submission, self._submission = self._submission, None
         if gate is not None:
             gate.cancel()
         if submission is not None:
             submission.cancel()
-        return gate is not None or submission is not None
 
     def _gate_too_slow(self) -> None:
         if self._submission is not None and not self._server.request_ended:

@@ -9,6 +9,7 @@ from smartproxy.core.failure import Failure, FailureCode, FailureSource
 from smartproxy.core.http.messages import RequestHead
 from smartproxy.core.routing.paths import normalise_path
 from smartproxy.core.routing.table import FirstBytes, RouteHit
+from smartproxy.core.security.verdict import Refusal
 
 if TYPE_CHECKING:
     from smartproxy.core.downstream.client import ClientFacts
@@ -19,32 +20,22 @@ ROUTE_FULL_RETRY_S = 5
 
 
 class RequestRefused(Exception):
-    """The request is answered here: `status`, and a sentence that may be shown to the client."""
+    """The request is answered here, by `refusal`."""
 
-    def __init__(
-        self, status: int, failure: Failure, explanation: str, *, retry_after_s: int | None = None
-    ) -> None:
-        super().__init__(explanation)
-        self.status = status
-        self.failure = failure
-        self.explanation = explanation
-        self.retry_after_s = retry_after_s
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.explanation)
+        self.refusal = refusal
 
 
 def _client_error(status: int, code: FailureCode, detail: str, explanation: str) -> RequestRefused:
-    return RequestRefused(status, Failure(FailureSource.CLIENT, code, detail), explanation)
+    return RequestRefused(Refusal(status, Failure(FailureSource.CLIENT, code, detail), explanation))
 
 
 def route_request(client: ClientFacts, head: RequestHead) -> tuple[RouteHit, str]:
     """The route of a request and its normalised path. Raises `RequestRefused`."""
     if head.method == b"CONNECT" or (head.protocol and head.protocol != b"websocket"):
         raise _client_error(501, FailureCode.HTTP_REQUEST_DENIED, "CONNECT", "CONNECT is not supported.")
-    try:
-        host = client.host_of(head.authority) or None
-    except ValueError as error:
-        raise _client_error(
-            400, FailureCode.HTTP_REQUEST_ERROR, str(error), "The request's host is not valid."
-        ) from None
+    host = request_host(client, head) or None
     path = "*" if head.target == b"*" else normalise_path(head.target)
     if path is None:
         raise _client_error(
@@ -75,10 +66,12 @@ def route_request(client: ClientFacts, head: RequestHead) -> tuple[RouteHit, str
                 "This port speaks TLS, and the request came without it. Use https://.",
             )
         raise RequestRefused(
-            404,
-            Failure(FailureSource.PROXY, FailureCode.NO_ROUTE, f"{host}{path}"),
-            f"No route matches {head.method.decode('latin-1')} {path} on host "
-            f"{host or '(none)'} and port {client.local_port}.",
+            Refusal(
+                404,
+                Failure(FailureSource.PROXY, FailureCode.NO_ROUTE, f"{host}{path}"),
+                f"No route matches {head.method.decode('latin-1')} {path} on host "
+                f"{host or '(none)'} and port {client.local_port}.",
+            )
         )
     route = hit.route
     if (
@@ -91,6 +84,16 @@ def route_request(client: ClientFacts, head: RequestHead) -> tuple[RouteHit, str
     return hit, path
 
 
+def request_host(client: ClientFacts, head: RequestHead) -> str:
+    """The host a request names, normalised; empty for none. Raises `RequestRefused`."""
+    try:
+        return client.host_of(head.authority)
+    except ValueError as error:
+        raise _client_error(
+            400, FailureCode.HTTP_REQUEST_ERROR, str(error), "The request's host is not valid."
+        ) from None
+
+
 def check_access(client: ClientFacts, route: Route) -> None:
     """Let the client in by the route's connection limit and IP lists, and count its connection.
 
@@ -101,10 +104,12 @@ def check_access(client: ClientFacts, route: Route) -> None:
         return
     if route.max_connections is not None and not client.has_room_on(route):
         raise RequestRefused(
-            503,
-            Failure(FailureSource.PROXY, FailureCode.CONNECTION_LIMIT_REACHED, f"route {route.name}"),
-            "Too many clients are connected. Try again later.",
-            retry_after_s=ROUTE_FULL_RETRY_S,
+            Refusal(
+                503,
+                Failure(FailureSource.PROXY, FailureCode.CONNECTION_LIMIT_REACHED, f"route {route.name}"),
+                "Too many clients are connected. Try again later.",
+                retry_after_s=ROUTE_FULL_RETRY_S,
+            )
         )
     if not client.allowed_by(route):
         raise _client_error(

@@ -376,10 +376,10 @@ def _datagram_failure(route: Route, pattern: PathPattern | None, facts: _Facts) 
 
 
 def _access_failure(route: Route, facts: _Facts) -> str | None:
-    access = route.access
-    if access.blocked and access.blocked.contains(facts.client_number):
+    refused_by = route.access.refused_by(facts.client_number)
+    if refused_by == "ip_block_list":
         return f"client {facts.query.client_ip} is on the block list of {route.name!r}"
-    if access.allowed and not access.allowed.contains(facts.client_number):
+    if refused_by == "ip_allow_list":
         return f"client {facts.query.client_ip} is not on the allow list of {route.name!r}"
     return None
 

@@ -49,10 +49,10 @@ def _steps(configuration: Configuration, route: Route, query: RouteQuery) -> Ite
         yield GateStep("block policy", "passes", f"{query.client_ip} is not blocked")
     yield from _connections(configuration, route)
     access = route.access
-    if access.blocked is not None and access.blocked.contains(number):
-        yield GateStep("addresses", "refuses", f"{query.client_ip} is in ip_block_list")
-    elif access.allowed is not None and not access.allowed.contains(number):
-        yield GateStep("addresses", "refuses", f"{query.client_ip} is not in ip_allow_list")
+    refused_by = access.refused_by(number)
+    if refused_by is not None:
+        where = "in" if refused_by == "ip_block_list" else "not in"
+        yield GateStep("addresses", "refuses", f"{query.client_ip} is {where} {refused_by}")
     elif access.blocked is not None or access.allowed is not None:
         yield GateStep("addresses", "passes", f"{query.client_ip} is let in by the lists")
     yield from _requests(route, query)

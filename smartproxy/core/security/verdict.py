@@ -42,7 +42,10 @@ class Passed:
     """Request fields for the backend, after the removal."""
     removed_cookies: tuple[bytes, ...] = ()
     """Names of cookies that the backend must not get."""
-    response_fields: Fields = field(default_factory=list)
+
+
+ASKED_NOTHING = Passed()
+"""The request goes on as it came; one for all, since it is not to be changed."""
 
 
 @dataclass(slots=True)

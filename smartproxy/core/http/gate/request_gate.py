@@ -20,9 +20,7 @@ from smartproxy.core.security.rate_limit import (
     request_key,
     retry_after_s,
 )
-from smartproxy.core.security.verdict import Passed, Refusal, Verdict, Waiting
-
-_NOTHING = Passed()
+from smartproxy.core.security.verdict import ASKED_NOTHING, Passed, Refusal, Verdict, Waiting
 
 
 class RequestGate:
@@ -180,7 +178,7 @@ class RequestGate:
     def _authenticate(self) -> Verdict | Waiting:
         authentication = self._gate.authentication
         if authentication is None:
-            return _NOTHING
+            return ASKED_NOTHING
         answer = authentication.check(self._head.fields, self._authenticated)
         if isinstance(answer, Waiting):
             return self._wait(answer)

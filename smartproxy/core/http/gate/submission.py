@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 from smartproxy.core.configuration import Route
 from smartproxy.core.downstream.client import ClientFacts
-from smartproxy.core.failure import Failure, FailureCode, FailureSource
 from smartproxy.core.http.gate.request_gate import challenged_request
 from smartproxy.core.http.messages import RequestHead
-from smartproxy.core.http.request_route import RequestRefused, check_access
+from smartproxy.core.http.request_route import RequestRefused, check_access, request_host
 from smartproxy.core.routing.paths import normalise_path
 from smartproxy.core.security.challenge.submission import (
     MAX_SUBMISSION_BYTES,
+    answer_too_large,
     refuse_submission,
 )
-from smartproxy.core.security.verdict import Refusal, Verdict, Waiting
+from smartproxy.core.security.verdict import Verdict, Waiting
 
 
 class ChallengeSubmission:
@@ -52,9 +52,7 @@ class ChallengeSubmission:
         self._body += data
         if len(self._body) > MAX_SUBMISSION_BYTES:
             self._body.clear()
-            failure = Failure(FailureSource.CLIENT, FailureCode.HTTP_REQUEST_DENIED, "answer too large")
-            explanation = f"An answer has at most {MAX_SUBMISSION_BYTES} bytes."
-            self._decide(Refusal(413, failure, explanation))
+            self._decide(answer_too_large())
 
     def request_end(self) -> None:
         """The answer is complete."""
@@ -88,17 +86,11 @@ class ChallengeSubmission:
         if pending is None or route is None or policy is None:
             return challenges.without_pending()
         try:
-            client.host_of(head.authority)
-        except ValueError as error:
-            failure = Failure(FailureSource.CLIENT, FailureCode.HTTP_REQUEST_ERROR, str(error))
-            return Refusal(400, failure, "The request's host is not valid.")
-        self.route = route
-        try:
+            request_host(client, head)
+            self.route = route
             check_access(client, route)
-        except RequestRefused as refusal:
-            return Refusal(
-                refusal.status, refusal.failure, refusal.explanation, retry_after_s=refusal.retry_after_s
-            )
+        except RequestRefused as refused:
+            return refused.refusal
         request = challenged_request(
             client,
             policy,

@@ -57,10 +57,6 @@ class Challenges:
 
     # Protected requests.
 
-    def has_clearance(self, request: ChallengedRequest) -> bool:
-        """Whether the request's browser has solved the challenge that `request.policy` asks."""
-        return self.cleared_until(request) > 0.0
-
     def cleared_until(self, request: ChallengedRequest) -> float:
         """Until when a clearance covers the request, in seconds since the Unix epoch; 0.0: none does."""
         return self._issuer.cleared_until(request, self._context.env.wall_clock())

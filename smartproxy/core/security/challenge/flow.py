@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from smartproxy.core.context import Context
 from smartproxy.core.failure import Failure, FailureCode, FailureSource
@@ -25,13 +25,12 @@ from smartproxy.core.security.challenge.provider_answers import (
     read_verification,
 )
 from smartproxy.core.security.challenge.request import ChallengedRequest
-from smartproxy.core.security.verdict import OwnAnswer, Passed, Refusal, Verdict
+from smartproxy.core.security.verdict import ASKED_NOTHING, OwnAnswer, Refusal, Verdict
 from smartproxy.core.timers import Timer
 
 T = TypeVar("T")
 
 _DETAIL_SHOWN = 200
-_PASSED: Final = Passed()
 
 
 class Flow:
@@ -88,7 +87,7 @@ class Flow:
             return
         decision, state, reason = assessment
         if decision is Decision.ALLOW:
-            self._finish(_PASSED)
+            self._finish(ASKED_NOTHING)
         elif decision is Decision.DENY:
             self._record("challenge_refused", reason=reason or "denied")
             failure = Failure(

@@ -41,7 +41,7 @@ def refuse_submission(method: bytes, fields: Fields, body_length_bytes: int) -> 
             "content type of an answer",
             "An answer is a form (application/x-www-form-urlencoded) or JSON (application/json), in UTF-8.",
         )
-    return _too_large() if body_length_bytes > MAX_SUBMISSION_BYTES else None
+    return answer_too_large() if body_length_bytes > MAX_SUBMISSION_BYTES else None
 
 
 def read_submission(method: bytes, target: bytes, fields: Fields, body: bytes) -> dict[str, str] | Refusal:
@@ -53,7 +53,7 @@ def read_submission(method: bytes, target: bytes, fields: Fields, body: bytes) -
     is_post = method == b"POST"
     content = body if is_post else target.partition(b"?")[2].partition(b"#")[0]
     if len(content) > MAX_SUBMISSION_BYTES:
-        return _too_large()
+        return answer_too_large()
     try:
         text = content.decode("utf-8")
         if is_post and _media_type(fields) == _JSON:
@@ -67,7 +67,8 @@ def read_submission(method: bytes, target: bytes, fields: Fields, body: bytes) -
         )
 
 
-def _too_large() -> Refusal:
+def answer_too_large() -> Refusal:
+    """413, whether its length was announced or found out."""
     return _refusal(413, "answer too large", f"An answer has at most {MAX_SUBMISSION_BYTES} bytes.")
 
 
