@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ from smartproxy.core.env import Env
 from smartproxy.core.failure import LostReason
 from smartproxy.core.ops import CallFunction, OpenStream, OperationFailed, Returned
 from smartproxy.core.security.challenge.provider import Verification
-from smartproxy.core.security.policies import ChallengePolicy, RequestPolicy
+from smartproxy.core.security.policies import BasicAuthPolicy, ChallengePolicy, RateLimitPolicy, RequestPolicy
 
 HOST = "app.example.com"
 ATTACKER_IP = "203.0.113.66"
@@ -250,3 +251,31 @@ def challenged(hand: GatesByHand, **about: Any) -> Browser:
     assert answer.status == 403
     assert len(browser.jar) == 1
     return browser
+
+
+def basic(users: dict[str, str] | None = None, **options: Any) -> BasicAuthPolicy:
+    users = users or {"alice": "secret"}
+    return BasicAuthPolicy(users, lambda text, password: text.endswith(password.decode()), **options)
+
+
+def credentials(text: str | bytes) -> str:
+    raw = text if isinstance(text, bytes) else text.encode()
+    return "Authorization: Basic " + base64.b64encode(raw).decode()
+
+
+AUTHENTICATED = RequestPolicy(basic_auth=basic())
+ALICE = credentials("alice:secret")
+
+
+def limited(max_requests: int = 3, **options: Any) -> RequestPolicy:
+    return RequestPolicy(rate_limit=RateLimitPolicy(max_requests, 60.0, **options))
+
+
+def refused(hand: GatesByHand, *lines: str, status: int = 401, path: str = "/page") -> Answer:
+    """No backend hears of a request with these field lines. `status` may be 0, for any."""
+    before = len(hand.seen)
+    answer = Browser(hand, ip=ATTACKER_IP).ask(path, *lines)
+    assert answer.status == status or not status, answer
+    assert len(hand.seen) == before
+    assert not [each for each in hand.pending.values() if isinstance(each, OpenStream)]
+    return answer

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from engine_by_hand import EngineByHand, configuration, route, target
 from engine_http2_by_hand import http2_client
 from gates_by_hand import (
+    ALICE,
     ATTACKER_IP,
+    AUTHENTICATED,
     CHALLENGE,
     Answer,
     Browser,
-    GatesByHand,
     Make,
+    basic,
+    credentials,
     engines,
     guarded,
+    refused,
 )
 from tls_by_hand import TlsEnd, client_context, server_context
 
@@ -33,8 +36,6 @@ from smartproxy.core.configuration import (
 )
 from smartproxy.core.ops import OpenStream
 from smartproxy.core.security.policies import (
-    BasicAuthPolicy,
-    RateLimitPolicy,
     RequestPolicy,
 )
 
@@ -42,34 +43,6 @@ from smartproxy.core.security.policies import (
 @pytest.fixture
 def make() -> Iterator[Make]:
     yield from engines()
-
-
-def basic(users: dict[str, str] | None = None, **options: Any) -> BasicAuthPolicy:
-    users = users or {"alice": "secret"}
-    return BasicAuthPolicy(users, lambda text, password: text.endswith(password.decode()), **options)
-
-
-def credentials(text: str | bytes) -> str:
-    raw = text if isinstance(text, bytes) else text.encode()
-    return "Authorization: Basic " + base64.b64encode(raw).decode()
-
-
-AUTHENTICATED = RequestPolicy(basic_auth=basic())
-ALICE = credentials("alice:secret")
-
-
-def limited(max_requests: int = 3, **options: Any) -> RequestPolicy:
-    return RequestPolicy(rate_limit=RateLimitPolicy(max_requests, 60.0, **options))
-
-
-def refused(hand: GatesByHand, *lines: str, status: int = 401, path: str = "/page") -> Answer:
-    """No backend hears of a request with these field lines. `status` may be 0, for any."""
-    before = len(hand.seen)
-    answer = Browser(hand, ip=ATTACKER_IP).ask(path, *lines)
-    assert answer.status == status or not status, answer
-    assert len(hand.seen) == before
-    assert not [each for each in hand.pending.values() if isinstance(each, OpenStream)]
-    return answer
 
 
 # Credentials.

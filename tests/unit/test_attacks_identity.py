@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from gates_by_hand import CHALLENGE, Browser, Make, engines
-from test_attacks_gatekeeping import ALICE, IDENTITY, basic
+from gates_by_hand import ALICE, CHALLENGE, Browser, Make, basic, engines
+from test_attacks_gatekeeping import IDENTITY
 
 from smartproxy.core.security.policies import RequestPolicy
 

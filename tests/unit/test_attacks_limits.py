@@ -6,14 +6,15 @@ import base64
 import gc
 import tracemalloc
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from engine_by_hand import End, configuration, response, target
 from engine_http2_by_hand import http2_client
 from engine_http3_by_hand import Http3Client, Http3World, http3_configuration, http3_route
 from gates_by_hand import (
+    ALICE,
     ATTACKER_IP,
+    AUTHENTICATED,
     CHALLENGE,
     FORM,
     NAVIGATION,
@@ -21,10 +22,13 @@ from gates_by_hand import (
     Browser,
     GatesByHand,
     Make,
+    basic,
     challenged,
     engines,
     guarded,
     innocent_route,
+    limited,
+    refused,
     solves,
 )
 
@@ -32,12 +36,11 @@ from smartproxy.core.configuration import (
     AccessRules,
     Limits,
 )
-from smartproxy.core.ops import CallFunction, OpenStream, Returned
+from smartproxy.core.ops import CallFunction, Returned
 from smartproxy.core.security.authentication.basic import MAX_VERIFICATIONS
 from smartproxy.core.security.connection_limits import Admission
 from smartproxy.core.security.ip_rules import IpSet, ip_number
 from smartproxy.core.security.policies import (
-    BasicAuthPolicy,
     RateLimitKey,
     RateLimitPolicy,
     RequestPolicy,
@@ -48,34 +51,6 @@ from smartproxy.core.security.rate_limit import BYTES_PER_KEY_BOUND, RateLimiter
 @pytest.fixture
 def make() -> Iterator[Make]:
     yield from engines()
-
-
-def basic(users: dict[str, str] | None = None, **options: Any) -> BasicAuthPolicy:
-    users = users or {"alice": "secret"}
-    return BasicAuthPolicy(users, lambda text, password: text.endswith(password.decode()), **options)
-
-
-def credentials(text: str | bytes) -> str:
-    raw = text if isinstance(text, bytes) else text.encode()
-    return "Authorization: Basic " + base64.b64encode(raw).decode()
-
-
-AUTHENTICATED = RequestPolicy(basic_auth=basic())
-ALICE = credentials("alice:secret")
-
-
-def limited(max_requests: int = 3, **options: Any) -> RequestPolicy:
-    return RequestPolicy(rate_limit=RateLimitPolicy(max_requests, 60.0, **options))
-
-
-def refused(hand: GatesByHand, *lines: str, status: int = 401, path: str = "/page") -> Answer:
-    """No backend hears of a request with these field lines. `status` may be 0, for any."""
-    before = len(hand.seen)
-    answer = Browser(hand, ip=ATTACKER_IP).ask(path, *lines)
-    assert answer.status == status or not status, answer
-    assert len(hand.seen) == before
-    assert not [each for each in hand.pending.values() if isinstance(each, OpenStream)]
-    return answer
 
 
 # Addresses.
