@@ -6,11 +6,11 @@ import asyncio
 import base64
 import ssl
 from collections.abc import Callable, Coroutine
-from enum import IntEnum
 from typing import Any
 
 import pytest
 import trio
+from gate_checks import Check, refusing_access, refusing_options
 from harness import (
     NETWORKS,
     Connection,
@@ -29,26 +29,12 @@ from smartproxy.core.records import Record
 from smartproxy.drivers.simulation import CLIENT_IP
 
 ROUTE_NAME = "raw"
-STRANGER = "192.0.2.1"
 NAME = "app.example.com"
 ACCESS_DENIED_ALERT = b"\x15\x03\x03\x00\x02\x02\x31"
 RATE_LIMIT = {"max_requests": 1, "window": 3600}
 BASIC_AUTH = {"users": {"alice": "in wonderland"}}
 CREDENTIALS = "Authorization: Basic " + base64.b64encode(b"alice:in wonderland").decode()
 _PAUSE_S = 0.001
-
-
-class Check(IntEnum):
-    """What stands between a client's bytes and a backend, in order."""
-
-    BLOCK_POLICY = 1
-    CONNECTIONS_PER_IP = 2
-    CONNECTION_RATE = 3
-    ROUTE_CONNECTIONS = 4
-    IP_BLOCK_LIST = 5
-    IP_ALLOW_LIST = 6
-    RATE_LIMIT = 7
-    NONE = 8
 
 
 REFUSALS = {
@@ -116,28 +102,9 @@ def client_ip(net: Network) -> str:
     return CLIENT_IP if net.name == "simulation" else "127.0.0.1"
 
 
-def refusing_options(first: Check, ip: str) -> dict[str, Any]:
-    """The keys with which `first`, and all that come after it, refuse a second connection."""
-    options: dict[str, Any] = {}
-    if first <= Check.BLOCK_POLICY:
-        options["security_policy"] = {"blocked_ips": [ip]}
-    if first <= Check.CONNECTIONS_PER_IP:
-        options["max_connections_per_ip"] = 1
-    if first <= Check.CONNECTION_RATE:
-        options["connection_rate_limit_per_minute"] = 1
-    return options
-
-
 def refusing_security(first: Check, ip: str) -> dict[str, Any]:
     """The route's keys to the same end."""
-    security: dict[str, Any] = {}
-    if first <= Check.ROUTE_CONNECTIONS:
-        security["max_connections"] = 1
-    if first <= Check.IP_BLOCK_LIST:
-        # Whoever is allowed is kept out all the same: a block wins.
-        security.update(ip_block_list=[ip], ip_allow_list=[ip])
-    elif first <= Check.IP_ALLOW_LIST:
-        security["ip_allow_list"] = [STRANGER]
+    security = refusing_access(first, ip)
     if first <= Check.RATE_LIMIT:
         security["rate_limit"] = RATE_LIMIT
     return security

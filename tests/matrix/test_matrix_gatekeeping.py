@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from gate_checks import Check
 from harness import NETWORKS, Network, run_on
 from matrix_ends import Client
 from matrix_gatekeeping import (
@@ -14,7 +15,6 @@ from matrix_gatekeeping import (
     RATE_LIMIT,
     ROUTE_NAME,
     SPENT_PATH,
-    Check,
     Site,
     busy_site,
     names_of,
