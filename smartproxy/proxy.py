@@ -71,13 +71,17 @@ class Driver(Protocol):
     async def aclose(self) -> None: ...
 
 
-def _make_driver(engine: Engine, on_records: Callable[[list[Record | AccessRecord]], None]) -> Driver:
-    """The driver for the event loop that is running."""
+def _runs_in_asyncio() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        pass
-    else:
+        return False
+    return True
+
+
+def _make_driver(engine: Engine, on_records: Callable[[list[Record | AccessRecord]], None]) -> Driver:
+    """The driver for the event loop that is running."""
+    if _runs_in_asyncio():
         from smartproxy.drivers.asyncio import AsyncioDriver
 
         return AsyncioDriver(engine, on_records=on_records)
@@ -415,13 +419,11 @@ class SmartProxy:
 
 async def _in_thread(function: Callable[[], _T]) -> _T:
     """What `function` returns or raises, while the event loop goes on."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        import trio
+    if _runs_in_asyncio():
+        return await asyncio.to_thread(function)
+    import trio
 
-        return await trio.to_thread.run_sync(function)
-    return await asyncio.to_thread(function)
+    return await trio.to_thread.run_sync(function)
 
 
 def _read_security_policy(
